@@ -1,0 +1,24 @@
+"""What hasten raises. Every message states the rule, the value that broke it, and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HastenError(Exception):
+    """Base of all errors that hasten raises on purpose; the CLI prints them without a traceback."""
+
+
+class InvalidInput(HastenError, ValueError):
+    """Something the user brought breaks a rule: a task, a budget, an option, an artifact."""
+
+
+class Unsupported(HastenError):
+    """A technique or target cannot be applied to this graph; the search records it and goes on."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InvalidInput:
+    """The error for a name that is not registered, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InvalidInput(f"{kind} must be one of {', '.join(known)}, but got {name!r}.{hint}")

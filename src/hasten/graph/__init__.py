@@ -1,0 +1,1 @@
+"""The one representation: a `torch.fx.GraphModule` of ATen operators, and what can be asked of it or done to it."""

@@ -1,0 +1,1 @@
+"""Which recipe is the fastest that keeps the accuracy: candidates, trials, front, certificate, artifact."""

@@ -1,0 +1,202 @@
+"""What the user brings: a `Task` (model, data, score) and a `Budget` (what may be lost, how long it may take).
+
+Both are checked at the door, so that everything behind it can trust them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hasten.errors import InvalidInput
+
+Inputs = tuple[Tensor, ...]
+Outputs = Tensor | tuple[Tensor, ...]
+Loss = Callable[[Any, Any], Tensor]
+Score = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trained model, the data to judge it by, and how to judge.
+
+    Attributes:
+        model: Trained module. It is only captured once, in eval mode, and never changed.
+        example: One batch of positional inputs, batch first.
+        holdout: Re-iterable of `(inputs, target)` batches in a fixed order; `inputs` is a tensor or a tuple of
+            tensors. hasten splits it: one part steers the search, the other only certifies. Without labels the
+            batches are `(inputs, None)` or a bare inputs tensor, and the original's own output becomes the target.
+        train: Re-iterable of batches like those of `holdout`, for recovery by training. None: no training data.
+        calibration: Re-iterable of inputs alone (a tensor or a tuple of tensors). None: drawn from `train`, else
+            from the search part of `holdout`.
+        loss: `loss(output, target) -> scalar tensor`. None: cross entropy.
+        score: `score(output, target) -> [N]`, one number per sample, higher is better. None: top-1.
+        name: Shown in reports.
+
+    `output` is what the captured graph returns: a tensor, or a tuple of tensors when the model returns several.
+
+    Raises:
+        InvalidInput: A field breaks its rule.
+    """
+
+    model: nn.Module
+    example: Inputs
+    holdout: Iterable[Any]
+    train: Iterable[Any] | None = None
+    calibration: Iterable[Any] | None = None
+    loss: Loss | None = None
+    score: Score | None = None
+    name: str = "task"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise InvalidInput(f"`model` must be a torch.nn.Module, but got {_kind(self.model)}.")
+        if isinstance(self.example, Tensor):
+            object.__setattr__(self, "example", (self.example,))
+        if not isinstance(self.example, tuple) or not self.example or not _all_tensors(self.example):
+            raise InvalidInput(
+                f"`example` must be a tuple of tensors, one batch of inputs, but got {_kind(self.example)}."
+            )
+        sizes = {tuple(x.shape[:1]) for x in self.example}
+        if len(sizes) != 1 or not next(iter(sizes)) or next(iter(sizes))[0] < 1:
+            raise InvalidInput(
+                "`example` must hold tensors with the same batch size of at least 1 in dimension 0, "
+                f"but got shapes {[tuple(x.shape) for x in self.example]}."
+            )
+        for field in ("holdout", "train", "calibration"):
+            _check_reiterable(field, getattr(self, field), required=field == "holdout")
+        for field in ("loss", "score"):
+            value = getattr(self, field)
+            if value is not None and not callable(value):
+                raise InvalidInput(f"`{field}` must be callable as {field}(output, target), but got {_kind(value)}.")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost and how long the search may take.
+
+    Attributes:
+        max_drop: Largest accepted drop of the mean score, in the score's own unit (0.01 is one point of accuracy).
+        confidence: Confidence of the certificate, one-sided.
+        minutes: Wall time for the search. None: until there is nothing left to try.
+        finalists: How many of the fastest candidates may take the certifying test; the test is Bonferroni-corrected
+            for this number, so more finalists need more holdout samples.
+
+    Raises:
+        InvalidInput: A field is outside its range.
+    """
+
+    max_drop: float = 0.01
+    confidence: float = 0.95
+    minutes: float | None = None
+    finalists: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_drop < float("inf"):
+            raise InvalidInput(f"`max_drop` must be above 0, but got {self.max_drop}; 0.01 is one point of accuracy.")
+        if not 0.5 <= self.confidence < 1:
+            raise InvalidInput(f"`confidence` must be in [0.5, 1), but got {self.confidence}; 0.95 is usual.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidInput(f"`minutes` must be above 0, but got {self.minutes}.")
+        if self.finalists < 1:
+            raise InvalidInput(f"`finalists` must be at least 1, but got {self.finalists}.")
+
+
+def labelled(batches: Iterable[Any], field: str = "holdout") -> Iterator[tuple[Inputs, Any]]:
+    """Yield `(inputs, target)` from the batches of a `holdout` or `train` loader; target None means unlabelled.
+
+    Raises:
+        InvalidInput: A batch has the wrong form, or inputs and target differ in length.
+    """
+    for index, batch in enumerate(batches):
+        pair = (batch, None) if isinstance(batch, Tensor) else batch
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InvalidInput(
+                f"`{field}` must yield (inputs, target) pairs, but batch {index} is {_kind(batch)}. "
+                "For a model with several inputs yield ((a, b), target); without labels yield (inputs, None)."
+            )
+        inputs = as_inputs(pair[0], field, index)
+        target = pair[1]
+        if isinstance(target, Tensor) and (target.ndim == 0 or len(target) != len(inputs[0])):
+            raise InvalidInput(
+                f"`{field}` must yield one target per sample, but batch {index} has {len(inputs[0])} inputs "
+                f"and a target of shape {tuple(target.shape)}."
+            )
+        yield inputs, target
+
+
+def unlabelled(batches: Iterable[Any], field: str = "calibration") -> Iterator[Inputs]:
+    """Yield the inputs of a `calibration` loader as tuples of tensors."""
+    for index, batch in enumerate(batches):
+        yield as_inputs(batch, field, index)
+
+
+def calibration_inputs(task: Task) -> Iterator[Inputs]:
+    """The inputs to calibrate on: `task.calibration`, else the inputs of `task.train`, else of `task.holdout`.
+
+    `hasten.run` hands techniques a task whose `holdout` is the search part alone, so that the certifying part never
+    reaches a technique.
+    """
+    if task.calibration is not None:
+        yield from unlabelled(task.calibration)
+    else:
+        field = "holdout" if task.train is None else "train"
+        for inputs, _ in labelled(getattr(task, field), field):
+            yield inputs
+
+
+def as_inputs(value: Any, field: str, index: int) -> Inputs:
+    """`value` as a tuple of tensors of one length; `field` and `index` name the batch in the error."""
+    inputs = (value,) if isinstance(value, Tensor) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if not inputs or not _all_tensors(inputs) or any(x.ndim == 0 or len(x) != len(inputs[0]) for x in inputs):
+        raise InvalidInput(
+            f"`{field}` must yield inputs as a tensor or a tuple of tensors with one batch size, "
+            f"but batch {index} holds {_kind(value)}."
+        )
+    return inputs
+
+
+def _check_reiterable(field: str, value: Any, required: bool) -> None:
+    if value is None and not required:
+        return
+    if not isinstance(value, Iterable):
+        raise InvalidInput(f"`{field}` must be an iterable of batches, but got {_kind(value)}.")
+    if isinstance(value, Iterator):
+        raise InvalidInput(
+            f"`{field}` must be iterable more than once, but got a one-shot {type(value).__name__}. "
+            "Pass a DataLoader or a list of batches."
+        )
+
+
+def _all_tensors(values: Iterable[Any]) -> bool:
+    return all(isinstance(x, Tensor) for x in values)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {[_kind(x) for x in value[:4]]}"
+    return f"{value!r:.60} of type {type(value).__name__}"
+
+
+def default_score(output: Any, target: Tensor) -> Tensor:
+    """Top-1: 1.0 where the first output's argmax equals the target, [N]. Target: [N] labels, or [N, C] reference outputs.
+
+    With reference outputs (no labels) this is the agreement with the original.
+    """
+    logits = output[0] if isinstance(output, tuple) else output
+    reference = target[0] if isinstance(target, tuple) else target
+    if reference.ndim == logits.ndim and reference.is_floating_point():
+        reference = reference.argmax(-1)
+    agree = (logits.argmax(-1) == reference).to(torch.float32)
+    return agree.flatten(1).mean(1) if agree.ndim > 1 else agree
+
+
+def cosine_similarity(output: Any, target: Tensor) -> Tensor:
+    """Cosine between output and target vectors, [N, D] x [N, D] -> [N]; the usual score for embeddings without labels."""
+    vectors = output[0] if isinstance(output, tuple) else output
+    reference = target[0] if isinstance(target, tuple) else target
+    return torch.nn.functional.cosine_similarity(vectors.flatten(1).float(), reference.flatten(1).float())
