@@ -155,7 +155,9 @@ def paired_proportions_p_value(lost: int, gained: int, n: int, drop: float) -> f
     lowest, highest = max(0.0, -drop), (1 - drop) / 2
     # The supremum usually sits near the observed discordance; a fine grid there, a coarse one elsewhere.
     around = gained / n + np.linspace(-4, 4, _NUISANCE_POINTS) * np.sqrt(max(gained, 1)) / n
-    rates = np.unique(np.clip(np.concatenate([around, np.linspace(lowest, highest, _NUISANCE_POINTS)]), lowest, highest))
+    rates = np.unique(
+        np.clip(np.concatenate([around, np.linspace(lowest, highest, _NUISANCE_POINTS)]), lowest, highest)
+    )
     return float(max(_tail(rate, rate + drop, gains, limits, n) for rate in rates))
 
 
@@ -185,7 +187,8 @@ def _score(lost: np.ndarray, gained: np.ndarray, n: int, drop: float) -> np.ndar
     a, b, c = 2.0 * n, -lost - gained + (2 * n - lost + gained) * drop, -gained * drop * (1 - drop)
     rate = (np.sqrt(np.maximum(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     variance = n * (2 * rate + drop * (1 - drop))
-    return (lost - gained - n * drop) / np.sqrt(np.maximum(variance, 1e-12))
+    statistic: np.ndarray = (lost - gained - n * drop) / np.sqrt(np.maximum(variance, 1e-12))
+    return statistic
 
 
 def samples_needed(max_drop: float, level: float) -> int:

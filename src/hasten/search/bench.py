@@ -27,6 +27,7 @@ _EVALUATION_BATCH = 16
 class Sizes:
     """Batch sizes to run at: a graph with a fixed batch runs at that one only."""
 
+    fixed: int | None
     latency: int
     evaluation: int
     largest: int
@@ -46,7 +47,7 @@ class Bench:
         self.holdout = holdout
         self._folder = folder
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
-        self.sizes = Sizes(fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
+        self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
         self._graphs: dict[tuple[Any, ...], GraphModule] = {(): graph}
@@ -100,7 +101,9 @@ class Bench:
             return replace(trial, failure=str(error))
         except Exception as error:
             # A runtime's own exception while compiling: the search must outlive it, and the report must show it.
-            return replace(trial, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
+            return replace(
+                trial, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+            )
         reference = self.baseline_scores[self.holdout.search]
         return replace(
             trial,
@@ -128,9 +131,7 @@ class Bench:
 
     def _original_scores(self) -> np.ndarray:
         rows = np.arange(len(self.holdout))
-        files = outputs_of(
-            self.baseline, self.holdout, rows, self.folder(0).parent / "outputs", self.sizes.evaluation
-        )
+        files = outputs_of(self.baseline, self.holdout, rows, self.folder(0).parent / "outputs", self.sizes.evaluation)
         if self.unlabelled:
             self.holdout = replace(self.holdout, targets=reference_targets(files))
         return scores(self.task, files, self._targets(rows))
