@@ -54,7 +54,17 @@ def versions() -> dict[str, str]:
 
 def fingerprint() -> dict[str, Any]:
     """The device that a measurement was taken on, as plain values for JSON."""
-    interesting = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "bf16"}
+    interesting = {
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "amx_bf16",
+        "asimddp",
+        "bf16",
+    }
     return {
         "cpu": cpu_name(),
         "cores": usable_cores(),

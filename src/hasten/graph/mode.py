@@ -52,8 +52,10 @@ def _set_flag(node: Node, training: bool) -> None:
     index = names.index(flag)
     if index < len(node.args):
         node.update_arg(index, training)
-    elif flag in node.kwargs or training:
-        node.update_kwarg(flag, training)
+    elif training:
+        node.update_kwarg(flag, True)
+    else:  # False is the default, which capture leaves out
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name != flag}
 
 
 def _is_norm(target: OpOverload) -> bool:

@@ -155,7 +155,9 @@ def paired_proportions_p_value(lost: int, gained: int, n: int, drop: float) -> f
     lowest, highest = max(0.0, -drop), (1 - drop) / 2
     # The supremum usually sits near the observed discordance; a fine grid there, a coarse one elsewhere.
     around = gained / n + np.linspace(-4, 4, _NUISANCE_POINTS) * np.sqrt(max(gained, 1)) / n
-    rates = np.unique(np.clip(np.concatenate([around, np.linspace(lowest, highest, _NUISANCE_POINTS)]), lowest, highest))
+    rates = np.unique(
+        np.clip(np.concatenate([around, np.linspace(lowest, highest, _NUISANCE_POINTS)]), lowest, highest)
+    )
     return float(max(_tail(rate, rate + drop, gains, limits, n) for rate in rates))
 
 

@@ -120,7 +120,9 @@ def _join(targets: list[Any]) -> Any:
     try:
         return pytree.tree_map(lambda *parts: torch.cat([_as_tensor(p) for p in parts]), targets[0], *targets[1:])
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InvalidInput(f"`holdout` must yield targets as tensors of one shape beyond the batch, but: {error}") from error
+        raise InvalidInput(
+            f"`holdout` must yield targets as tensors of one shape beyond the batch, but: {error}"
+        ) from error
 
 
 def _as_tensor(value: Any) -> Tensor:

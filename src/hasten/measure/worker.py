@@ -75,9 +75,7 @@ class Worker:
         files = [x.to_json() for x in inputs]
         return int(self._call(_CALL_SECONDS, command="warm_up", inputs=files, batch=batch)["calls"])
 
-    def infer(
-        self, inputs: Sequence[ArrayFile], rows: np.ndarray, folder: Path, batch: int
-    ) -> list[ArrayFile]:
+    def infer(self, inputs: Sequence[ArrayFile], rows: np.ndarray, folder: Path, batch: int) -> list[ArrayFile]:
         """Run the rows `rows` [n] of `inputs` in batches of `batch`; the outputs are files of n rows in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "rows.npy", rows.astype(np.int64))

@@ -100,7 +100,9 @@ class Bench:
             return replace(trial, failure=str(error))
         except Exception as error:
             # A runtime's own exception while compiling: the search must outlive it, and the report must show it.
-            return replace(trial, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
+            return replace(
+                trial, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+            )
         reference = self.baseline_scores[self.holdout.search]
         return replace(
             trial,
@@ -128,9 +130,7 @@ class Bench:
 
     def _original_scores(self) -> np.ndarray:
         rows = np.arange(len(self.holdout))
-        files = outputs_of(
-            self.baseline, self.holdout, rows, self.folder(0).parent / "outputs", self.sizes.evaluation
-        )
+        files = outputs_of(self.baseline, self.holdout, rows, self.folder(0).parent / "outputs", self.sizes.evaluation)
         if self.unlabelled:
             self.holdout = replace(self.holdout, targets=reference_targets(files))
         return scores(self.task, files, self._targets(rows))

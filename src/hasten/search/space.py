@@ -54,11 +54,7 @@ def variants(part: type[Any]) -> list[Any]:
 def post_training(usable: dict[str, type[Target]]) -> list[Recipe]:
     """Recipes that need no training: every target at every precision, then quantized as its kernels want it."""
     floats = [Recipe((), target) for part in usable.values() for target in variants(part) if not target.missing()]
-    quantized = [
-        Recipe(steps, part())
-        for part in usable.values()
-        for steps in _quantizers(part)
-    ]
+    quantized = [Recipe(steps, part()) for part in usable.values() for steps in _quantizers(part)]
     return floats + quantized
 
 
