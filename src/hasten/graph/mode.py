@@ -1,5 +1,9 @@
 """Train and eval mode of a captured graph: a rewrite of the flag that its operators carry as an argument."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from torch import nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
@@ -35,6 +39,20 @@ def set_training(module: nn.Module, training: bool, *, freeze_batch_norm: bool =
         graph.recompile()
     for child in module.modules():
         child.training = training
+
+
+@contextmanager
+def observers_paused(module: nn.Module) -> Iterator[None]:
+    """Keep the fake-quantizers inside from learning their ranges from what is run meanwhile, e.g. validation data."""
+    found: list[Any] = [m for m in module.modules() if hasattr(m, "disable_observer")]
+    observing = [fake_quantizer for fake_quantizer in found if bool(fake_quantizer.observer_enabled[0])]
+    for fake_quantizer in observing:
+        fake_quantizer.disable_observer()
+    try:
+        yield
+    finally:
+        for fake_quantizer in observing:
+            fake_quantizer.enable_observer()
 
 
 def is_batch_norm(node: Node) -> bool:

@@ -25,7 +25,8 @@ def fingerprint(model: nn.Module, options: Training, steps: int) -> str:
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(repr((name, tuple(value.shape), value.dtype)).encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            # A clone, because a tensor that NumPy has seen cannot be resized any more, and observers resize theirs.
+            digest.update(value.detach().cpu().clone().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

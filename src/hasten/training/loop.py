@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.duplicate import duplicate, move
-from hasten.graph.mode import is_batch_norm, set_training
+from hasten.graph.mode import is_batch_norm, observers_paused, set_training
 from hasten.task import Loss, labelled
 from hasten.training import checkpoint, randomness
 from hasten.training.device import autocast, pick_device, pick_dtype, to_device, to_float32
@@ -205,7 +205,7 @@ class _Run:
             return None
         model = self._current()
         set_training(model, False)
-        with torch.no_grad():
+        with torch.no_grad(), observers_paused(model):
             score = float(validate(model))
         if self.options.patience is not None:
             self.epochs_since_best += 1
@@ -289,17 +289,14 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float, steps: int) ->
     """Move the exponential moving average of weights and buffers on by one step."""
     # The decay rises to its value, so that a short run forgets where it started.
     weight = 1 - min(decay, (1 + steps) / (10 + steps))
-    pairs = zip(
-        itertools.chain(averaged.parameters(), averaged.buffers()),
-        itertools.chain(model.parameters(), model.buffers()),
-        strict=True,
-    )
     with torch.no_grad():
-        for mean, value in pairs:
-            if mean.is_floating_point() and mean.shape == value.shape:
-                mean.lerp_(value, weight)
-            else:
-                mean.resize_(value.shape).copy_(value)
+        for mean, value in zip(averaged.parameters(), model.parameters(), strict=True):
+            mean.lerp_(value, weight)
+        for (name, kept), current in zip(averaged.named_buffers(), model.buffers(), strict=True):
+            if name.endswith(("running_mean", "running_var")):
+                kept.lerp_(current, weight)
+            else:  # the ranges of observers start at infinity and change their shape
+                kept.resize_(current.shape).copy_(current)
 
 
 def _batches_per_epoch(batches: Iterable[Any]) -> int:
