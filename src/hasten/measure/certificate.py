@@ -187,7 +187,8 @@ def _score(lost: np.ndarray, gained: np.ndarray, n: int, drop: float) -> np.ndar
     a, b, c = 2.0 * n, -lost - gained + (2 * n - lost + gained) * drop, -gained * drop * (1 - drop)
     rate = (np.sqrt(np.maximum(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     variance = n * (2 * rate + drop * (1 - drop))
-    return (lost - gained - n * drop) / np.sqrt(np.maximum(variance, 1e-12))
+    statistic: np.ndarray = (lost - gained - n * drop) / np.sqrt(np.maximum(variance, 1e-12))
+    return statistic
 
 
 def samples_needed(max_drop: float, level: float) -> int:

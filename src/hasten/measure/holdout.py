@@ -87,14 +87,12 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
                 writer.append(x)
         targets.append(target)
     files = [writer.close() for writer in writers]
-    if not files or files[0].shape[0] < 2:
-        count = files[0].shape[0] if files else 0
+    count = files[0].shape[0] if files else 0
+    if count < 2:
         raise InvalidInput(
-            f"`holdout` must hold at least 2 samples, but yielded {count}. Pass the loader of data kept out of training."
+            f"`holdout` must hold at least 2 samples, but yielded {count}. Pass a loader of data kept out of training."
         )
-    if files[0].shape[0] == 0:
-        raise InvalidInput("`holdout` must hold samples, but all its batches are empty.")
-    order = np.random.default_rng(seed).permutation(files[0].shape[0])
+    order = np.random.default_rng(seed).permutation(count)
     cut = max(1, round(len(order) * SEARCH_SHARE))
     return Holdout(files, _join(targets), np.sort(order[:cut]), np.sort(order[cut:]))
 

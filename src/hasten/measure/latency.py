@@ -110,11 +110,11 @@ class Throughput:
 
 
 def best_throughput(
-    workers: Mapping[str, Worker], baseline: str, inputs: Sequence[ArrayFile], *, largest: int = 64
+    workers: Mapping[str, Worker], baseline: str, inputs: Sequence[ArrayFile], *, smallest: int = 1, largest: int = 64
 ) -> dict[str, Throughput]:
-    """Samples per second of every worker at its own best batch, doubling from 1 up to `largest`, in turns."""
+    """Samples per second of every worker at its own best batch, doubling from `smallest` up to `largest`, in turns."""
     rates: dict[str, dict[int, float]] = {name: {} for name in workers}
-    batch = 1
+    batch = smallest
     while batch <= largest:
         for name, worker in workers.items():
             if _still_gains(rates[name]):

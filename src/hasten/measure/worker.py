@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -196,6 +196,10 @@ def _warm_up(program: Program, inputs: list[dict[str, Any]], batch: int) -> dict
     return {"calls": len(times)}
 
 
+def _call(program: Program, arrays: list[np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    return program(*(np.ascontiguousarray(x[rows]) for x in arrays))
+
+
 def _infer(program: Program, inputs: list[dict[str, Any]], folder: str, batch: int) -> dict[str, Any]:
     arrays = [ArrayFile.from_json(x).open() for x in inputs]
     rows = np.load(Path(folder) / "rows.npy")
@@ -204,7 +208,9 @@ def _infer(program: Program, inputs: list[dict[str, Any]], folder: str, batch: i
     with contextlib.ExitStack() as stack:
         for start in range(0, len(rows), batch):
             chosen = rows[start : start + batch]
-            outputs = program(*(np.ascontiguousarray(x[chosen]) for x in arrays))
+            # The last batch is filled up: a program may have been compiled for one batch size only.
+            filled = np.resize(chosen, batch)
+            outputs = [y[: len(chosen)] if len(y) == batch else y for y in _call(program, arrays, filled)]
             if not writers:
                 paths = [Path(folder) / f"output_{index}.bin" for index in range(len(outputs))]
                 writers = [stack.enter_context(path.open("wb")) for path in paths]
@@ -220,7 +226,7 @@ def _infer(program: Program, inputs: list[dict[str, Any]], folder: str, batch: i
     return {"outputs": [x.to_json() for x in files]}
 
 
-_COMMANDS = {"time": _time, "warm_up": _warm_up, "infer": _infer}
+_COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"time": _time, "warm_up": _warm_up, "infer": _infer}
 
 if __name__ == "__main__":
     _serve()

@@ -27,6 +27,7 @@ _EVALUATION_BATCH = 16
 class Sizes:
     """Batch sizes to run at: a graph with a fixed batch runs at that one only."""
 
+    fixed: int | None
     latency: int
     evaluation: int
     largest: int
@@ -46,7 +47,7 @@ class Bench:
         self.holdout = holdout
         self._folder = folder
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
-        self.sizes = Sizes(fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
+        self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
         self._graphs: dict[tuple[Any, ...], GraphModule] = {(): graph}

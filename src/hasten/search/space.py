@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hasten.errors import InvalidInput, unknown
-from hasten.recipe import Recipe, Target, Technique, make_technique, targets
+from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, targets
 
 BASELINE = "eager"
 _NOT_BY_ITSELF = {"null"}
@@ -55,7 +55,8 @@ def post_training(usable: dict[str, type[Target]]) -> list[Recipe]:
     """Recipes that need no training: every target at every precision, then quantized as its kernels want it."""
     floats = [Recipe((), target) for part in usable.values() for target in variants(part) if not target.missing()]
     quantized = [Recipe(steps, part()) for part in usable.values() for steps in _quantizers(part)]
-    return floats + quantized
+    original = Recipe((), make_target(BASELINE))
+    return [recipe for recipe in floats + quantized if recipe != original]
 
 
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:

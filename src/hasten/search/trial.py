@@ -38,7 +38,7 @@ class Trial:
     @property
     def name(self) -> str:
         """One line: the steps and the target."""
-        return " + ".join(describe(part) for part in (*self.recipe.steps, self.recipe.target))
+        return " + ".join([*map(describe, self.recipe.steps), describe(self.recipe.target)])
 
     @property
     def ratio(self) -> float:

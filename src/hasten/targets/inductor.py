@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -46,7 +47,9 @@ class Inductor:
         from hasten.graph.capture import export
 
         program = export(graph, task.example)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch warns about its own deprecated internals while lowering.
+            warnings.simplefilter("ignore")
             if self.precision == "bf16":
                 with torch.autocast("cpu", torch.bfloat16):
                     program = program.run_decompositions()
