@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -301,7 +301,10 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float, steps: int) ->
 
 def _batches_per_epoch(batches: Iterable[Any]) -> int:
     # A loader without a length is counted, because the schedule needs to know where it ends.
-    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    try:
+        count = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # also a DataLoader over an iterable dataset, which has `__len__` all the same
+        count = sum(1 for _ in batches)
     if count == 0:
         raise InvalidInput("`train` must yield at least one batch, but it is empty.")
     return count
