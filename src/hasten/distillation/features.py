@@ -75,6 +75,11 @@ class FeatureDistance(nn.Module):
                     "`features` must pair values with the same number of dimensions, at least 2, but got "
                     f"{tuple(student)} and {tuple(teacher)}."
                 )
+            if kind == "attention" and len(student) < 4 and student[1] != teacher[1]:
+                raise InvalidInput(
+                    "`features` compared by attention must have the same number of positions, but got "
+                    f"{tuple(student)} and {tuple(teacher)}. Use hints."
+                )
         self.kind = kind
         projected = [kind == "hint" and _width(s) != _width(t) for s, t in shapes]
         self.projections = nn.ModuleList(

@@ -1,6 +1,7 @@
 """Training batches with the teacher's answers, computed once per sample where the inputs come back unchanged."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -116,12 +117,12 @@ class TeacherBatches:
 
 
 class AnswerCache:
-    """The teacher's answers in one file: records of a sample's key and its flat float32 answers, appended only.
+    """The teacher's answers in one file: a line with their shapes, then records of a sample's key and its answers.
 
     Samples are known by a hash of their inputs, so any loader in any order will do. Read through a memory map, and
-    again by a later process; a record that a crash cut short is dropped. Inputs that are augmented at random come
-    back with new keys: if the second pass starts with a batch of which no sample was seen, the cache switches itself
-    off.
+    again by a later process; records are only appended, and one that a crash cut short is dropped. Inputs that are
+    augmented at random come back with new keys: if the second pass starts with a batch of which no sample was seen,
+    the cache switches itself off.
 
     Args:
         path: The file; it must belong to this teacher (`teacher_key` makes a name).
@@ -137,8 +138,11 @@ class AnswerCache:
         self._record_bytes = 0
         self._count = 0
         self._map: NDArray[np.uint8] | None = None
+        self._header_bytes = 0
         self._passes = 0
         self._hit_in_pass = False
+        if path.exists():
+            self._read()
 
     def start_pass(self) -> None:
         """The loader begins again."""
@@ -162,7 +166,8 @@ class AnswerCache:
         """Append the answers of a batch."""
         shapes = [answer.shape[1:] for answer in answers]
         if not self._shapes:
-            self._open(shapes)
+            self._shapes = shapes
+            self._record_bytes = _KEY_BYTES + 4 * sum(shape.numel() for shape in shapes)
         grown = (self._count + len(keys)) * self._record_bytes
         estimated = self.samples * self._record_bytes
         random = self._passes > 1 and not self._hit_in_pass
@@ -170,9 +175,11 @@ class AnswerCache:
         if shapes != self._shapes or not floats or random or max(grown, estimated) > self.limit_bytes:
             self.close()
             return
-        flat = torch.cat([answer.float().flatten(1) for answer in answers], 1).contiguous().numpy()
+        flat = torch.cat([answer.float().reshape(len(keys), -1) for answer in answers], 1).contiguous().numpy()
         key_bytes = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         records = np.concatenate([key_bytes, flat.view(np.uint8)], axis=1)
+        if self._count == 0:
+            self._create()
         with self.path.open("ab", buffering=0) as file:
             file.write(records.tobytes())  # in one call, so that a kill leaves whole records and one cut short
         for key in keys:
@@ -185,21 +192,29 @@ class AnswerCache:
         self.useful, self._map, self._rows = False, None, {}
         self.path.unlink(missing_ok=True)
 
-    def _open(self, shapes: list[torch.Size]) -> None:
-        self._shapes = shapes
-        self._record_bytes = _KEY_BYTES + 4 * sum(shape.numel() for shape in shapes)
+    def _create(self) -> None:
+        header = json.dumps(self._shapes).encode() + b"\n"
+        self._header_bytes = len(header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            return
-        self._count = self.path.stat().st_size // self._record_bytes
-        os.truncate(self.path, self._count * self._record_bytes)
+        self.path.write_bytes(header)
+
+    def _read(self) -> None:
+        with self.path.open("rb") as file:
+            header = file.readline()
+        if not header.endswith(b"\n"):
+            return  # killed while creating it
+        self._shapes = [torch.Size(shape) for shape in json.loads(header)]
+        self._header_bytes = len(header)
+        self._record_bytes = _KEY_BYTES + 4 * sum(shape.numel() for shape in self._shapes)
+        self._count = (self.path.stat().st_size - self._header_bytes) // self._record_bytes
+        os.truncate(self.path, self._header_bytes + self._count * self._record_bytes)
         if self._count:
             keys = self._records()[:, :_KEY_BYTES].tobytes()
             self._rows = {keys[_KEY_BYTES * i : _KEY_BYTES * (i + 1)]: i for i in range(self._count)}
 
     def _records(self) -> NDArray[np.uint8]:
         if self._map is None:
-            self._map = np.memmap(self.path, np.uint8, "r", shape=(self._count, self._record_bytes))
+            self._map = np.memmap(self.path, np.uint8, "r", self._header_bytes, (self._count, self._record_bytes))
         return self._map
 
 

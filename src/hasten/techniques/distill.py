@@ -13,7 +13,7 @@ from hasten.distillation.features import FeatureDistance, Pair, pair_by_depth
 from hasten.distillation.objective import Objective
 from hasten.distillation.structure import LossName, default_loss
 from hasten.distillation.teacher import AnswerCache, Pairs, TeacherBatches, is_random, teacher_key
-from hasten.errors import Unsupported
+from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import as_tuple, capture
 from hasten.graph.duplicate import move
 from hasten.graph.taps import tap, untap
@@ -66,6 +66,7 @@ class Distill:
         "auto", "auto: adamw for networks with layer norm, else sgd", choices=("auto", "sgd", "adamw")
     )
     weight_decay: float = option(1e-4, "weight decay; spares biases and norms", low=0.0)
+    clip_norm: float | None = option(5.0, "largest norm of the gradient; null: no clipping", low=0.0)
     schedule: Literal["cosine", "onecycle", "constant"] = option(
         "cosine", "learning rate over the run", choices=("cosine", "onecycle", "constant")
     )
@@ -82,6 +83,11 @@ class Distill:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if isinstance(self.features, str) and self.features not in ("none", "auto"):
+            raise InvalidInput(
+                "`features` must be 'none', 'auto' or pairs of (student node, teacher node), "
+                f"but got {self.features!r}."
+            )
 
     def apply(self, graph: GraphModule, task: Task) -> GraphModule:
         """A trained copy of `graph`."""
@@ -151,6 +157,7 @@ class Distill:
             lr=default_lr if self.lr is None else self.lr,
             optimizer=optimizer,
             weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
             schedule=self.schedule,
             precision=self.precision,
             patience=self.patience,
