@@ -4,6 +4,7 @@ Everything here is imported on first use, so that `hasten.load` works where torc
 """
 
 import importlib
+import re
 from typing import Any
 
 _HOME = {
@@ -12,6 +13,13 @@ _HOME = {
     "cosine_similarity": "hasten.task",
     "Recipe": "hasten.recipe",
     "capture": "hasten.graph.capture",
+    "compile": "hasten.compile",
+    "apply": "hasten.compile",
+    "run": "hasten.search.run",
+    "Result": "hasten.search.run",
+    "Artifact": "hasten.artifact",
+    "load": "hasten.artifact",
+    "verify": "hasten.artifact",
     "HastenError": "hasten.errors",
     "InvalidInput": "hasten.errors",
     "Unsupported": "hasten.errors",
@@ -22,9 +30,26 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name[:1].isupper():
+        value = _technique(name)
+    else:
         raise AttributeError(f"module 'hasten' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    # Importing `hasten.compile` binds the module to this name; the function is what the name means.
+    globals()[name] = value
+    return value
+
+
+def _technique(name: str) -> Any:
+    """`hasten.PruneFilters` is the class in `techniques/prune_filters.py`: the folder is the registry."""
+    module = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    try:
+        return getattr(importlib.import_module(f"hasten.techniques.{module}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"hasten.techniques.{module}":
+            raise
+        raise AttributeError(f"module 'hasten' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:

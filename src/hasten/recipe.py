@@ -132,7 +132,8 @@ def make_target(name: str, options: Mapping[str, Any] | None = None) -> Target:
     known = _modules("hasten.targets")
     if name not in known:
         raise unknown("target", name, known)
-    return _build(_class_in(f"hasten.targets.{name}", Target), name, options or {})
+    target: Target = _build(_class_in(f"hasten.targets.{name}", Target), name, options or {})
+    return target
 
 
 def make_technique(name: str, options: Mapping[str, Any] | None = None) -> Technique:
@@ -144,7 +145,8 @@ def make_technique(name: str, options: Mapping[str, Any] | None = None) -> Techn
     known = _modules("hasten.techniques")
     if name not in known:
         raise unknown("technique", name, known)
-    return _build(_class_in(f"hasten.techniques.{name}", Technique), name, options or {})
+    technique: Technique = _build(_class_in(f"hasten.techniques.{name}", Technique), name, options or {})
+    return technique
 
 
 def name_of(part: Technique | Target) -> str:

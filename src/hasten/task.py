@@ -182,21 +182,25 @@ def _kind(value: Any) -> str:
     return f"{value!r:.60} of type {type(value).__name__}"
 
 
-def default_score(output: Any, target: Tensor) -> Tensor:
-    """Top-1: 1.0 where the first output's argmax equals the target, [N]. Target: [N] labels, or [N, C] reference outputs.
+def default_score(output: Any, target: Any) -> Tensor:
+    """Top-1: 1.0 where the first output's argmax equals the target, [N].
 
-    With reference outputs (no labels) this is the agreement with the original.
+    Target: [N] labels, or the original's [N, C] output when there are no labels: then it is the agreement with it.
     """
-    logits = output[0] if isinstance(output, tuple) else output
-    reference = target[0] if isinstance(target, tuple) else target
+    logits, reference = _first(output), _first(target)
     if reference.ndim == logits.ndim and reference.is_floating_point():
         reference = reference.argmax(-1)
     agree = (logits.argmax(-1) == reference).to(torch.float32)
     return agree.flatten(1).mean(1) if agree.ndim > 1 else agree
 
 
-def cosine_similarity(output: Any, target: Tensor) -> Tensor:
-    """Cosine between output and target vectors, [N, D] x [N, D] -> [N]; the usual score for embeddings without labels."""
-    vectors = output[0] if isinstance(output, tuple) else output
-    reference = target[0] if isinstance(target, tuple) else target
-    return torch.nn.functional.cosine_similarity(vectors.flatten(1).float(), reference.flatten(1).float())
+def cosine_similarity(output: Any, target: Any) -> Tensor:
+    """Cosine of output and target vectors, [N, D] x [N, D] -> [N]; the usual score of embeddings without labels."""
+    vectors, reference = _first(output).flatten(1).float(), _first(target).flatten(1).float()
+    return torch.nn.functional.cosine_similarity(vectors, reference)
+
+
+def _first(value: Any) -> Tensor:
+    """The tensor that is meant when a model returns several."""
+    tensor: Tensor = value[0] if isinstance(value, tuple) else value
+    return tensor

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
             reference = model(*example)
         except Exception as error:
             raise InvalidInput(
-                f"`model` must run on `example`, but model(*example) raised {type(error).__name__}: {_first_line(error)}"
+                f"`model` must run on `example`, but raised {type(error).__name__}: {_first_line(error)}. "
+                "Try model(*example) yourself."
             ) from error
     _check_finite(reference)
     graph = export(model, example).module(check_guards=False)
@@ -63,7 +65,9 @@ def export(module: nn.Module, example: Inputs) -> ExportedProgram:
     failure: Exception | None = None
     for inputs, shapes in attempts:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                # torch warns about its own deprecated internals while tracing.
+                warnings.simplefilter("ignore", FutureWarning)
                 program = torch.export.export(module, inputs, dynamic_shapes=_per_input(module, shapes), strict=False)
             # AUTO may silently pin the batch to the traced size; then trace with the size the user gave.
             if shapes is None or _batch_is_symbolic(_user_inputs(program)):

@@ -1,0 +1,213 @@
+"""The `hasten` command. Bad input ends with one clear line and exit code 2; a run in which nothing passed with 1."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hasten.errors import HastenError, InvalidInput
+
+app = typer.Typer(
+    name="hasten",
+    help="The fastest version of a trained PyTorch model that provably keeps its accuracy.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="path/to/file.py[:function] or package.module:function")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Entry point of the `hasten` command."""
+    try:
+        app()
+    except HastenError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+@app.command("run")
+def run_command(
+    task: TaskArgument,
+    max_drop: Annotated[str, typer.Option(help="Largest accepted drop of the score: 1% or 0.01.")] = "1%",
+    confidence: Annotated[float, typer.Option(help="Confidence of the certificate.")] = 0.95,
+    minutes: Annotated[float | None, typer.Option(help="Deadline for the whole run.")] = None,
+    targets: Annotated[str, typer.Option(help="Target names, comma-separated, or auto.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Run folder; new or empty.")] = Path("runs/last"),
+    seed: Annotated[int, typer.Option(help="Decides the holdout split and all randomness.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the fastest version of a model that keeps its accuracy, and certify it."""
+    from hasten.search.progress import Bar, Silent
+    from hasten.search.run import run
+    from hasten.task import Budget
+    from hasten.taskfile import load_task
+
+    budget = Budget(max_drop=parse_share(max_drop, "--max-drop"), confidence=confidence, minutes=minutes)
+    console = Console(stderr=True)
+    if quiet or as_json:
+        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=Silent())
+    else:
+        with Bar(console) as bar:
+            bar.trying("loading the task")
+            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=bar)
+    if as_json:
+        typer.echo((result.folder / "result.json").read_text())
+    else:
+        _print_result(json.loads((result.folder / "result.json").read_text()), result.folder)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+@app.command("apply")
+def apply_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe, such as an artifact's recipe.yaml.")],
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
+) -> None:
+    """Replay a recipe on a task, without search or certificate."""
+    from hasten.compile import apply
+    from hasten.recipe import Recipe
+    from hasten.taskfile import load_task
+
+    if not recipe.is_file():
+        raise InvalidInput(f"RECIPE must be a file that exists, but {recipe} does not.")
+    made = apply(Recipe.from_yaml(recipe.read_text()), load_task(task), out)
+    typer.echo(f"wrote {made.path}")
+
+
+@app.command("verify")
+def verify_command(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+) -> None:
+    """Re-check hashes, reload, rerun the stored inputs and compare the outputs."""
+    from hasten.artifact import verify
+
+    found = verify(artifact)
+    typer.echo(
+        f"{artifact}: {found.files} files unchanged, outputs reproduced (largest deviation {found.deviation:.2e})"
+    )
+
+
+@app.command("bench")
+def bench_command(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+    against: Annotated[Path | None, typer.Option(help="Another artifact of the same inputs, timed in turns.")] = None,
+    batch: Annotated[int, typer.Option(help="Samples per call.")] = 1,
+    turns: Annotated[int, typer.Option(help="Rounds.")] = 15,
+    as_json: JsonOption = False,
+) -> None:
+    """Time an artifact on this machine, alone or against another, in turns."""
+    from hasten.measure.artifacts import time_artifacts
+
+    found = time_artifacts([artifact] if against is None else [artifact, against], batch=batch, turns=turns)
+    if as_json:
+        typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
+        return
+    table = Table("artifact", "median ms", "p90 ms", "p99 ms", "times faster than the first [95%]")
+    for name, x in found.items():
+        ratio = f"{x.ratio:.2f} [{x.ratio_low:.2f}, {x.ratio_high:.2f}]"
+        table.add_row(name, f"{x.median_ms:.3f}", f"{x.p90_ms:.3f}", f"{x.p99_ms:.3f}", ratio)
+    Console().print(table)
+
+
+@app.command("report")
+def report_command(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Print the table of a run and write its HTML report again."""
+    from hasten.report.html import write_report
+
+    write_report(run)
+    _print_result(json.loads((run / "result.json").read_text()), run)
+
+
+@app.command("targets")
+def targets_command(as_json: JsonOption = False) -> None:
+    """List the targets, their options, and what is missing here."""
+    from hasten.recipe import targets
+
+    rows = [(name, part, part().missing()) for name, part in targets().items()]
+    _print_parts(
+        [(name, part, "usable" if not missing else f"needs: {missing}") for name, part, missing in rows], as_json
+    )
+
+
+@app.command("techniques")
+def techniques_command(as_json: JsonOption = False) -> None:
+    """List the techniques and their options."""
+    from hasten.recipe import techniques
+
+    _print_parts([(name, part, part.stage.name.lower()) for name, part in techniques().items()], as_json)
+
+
+@app.command("init")
+def init_command(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py")) -> None:
+    """Write a commented task file to start from."""
+    from hasten.template import TASK_FILE
+
+    if path.exists():
+        raise InvalidInput(f"The task file must not exist yet, but {path} does. Name another.")
+    path.write_text(TASK_FILE)
+    typer.echo(f"wrote {path}; fill it in, then: hasten run {path}")
+
+
+def parse_share(text: str, name: str) -> float:
+    """`1%` or `0.01` as 0.01.
+
+    Raises:
+        InvalidInput: Not a number.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        return float(match[1]) / (100 if match[2] else 1)
+    except ValueError:
+        raise InvalidInput(f"`{name}` must be a number like 0.01 or 1%, but got {text!r}.") from None
+
+
+def _print_result(result: dict[str, Any], folder: Path) -> None:
+    from hasten.report.table import result_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(result_table(result))
+    console.print(result["explanation"], markup=False, highlight=False)
+    if result["best"]:
+        console.print(f"artifact: {folder / result['best']}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report:   {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        listed = {
+            name: {
+                "state": state,
+                "options": {
+                    f.name: {"default": f.default, "help": f.metadata["help"]} for f in dataclasses.fields(part)
+                },
+            }
+            for name, part, state in rows
+        }
+        typer.echo(json.dumps(listed, indent=2, default=str))
+        return
+    table = Table("name", "state", "what", "options (default)")
+    for name, part, state in rows:
+        options = ", ".join(f"{f.name} ({f.default})" for f in dataclasses.fields(part))
+        table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Write a captured graph as one ONNX file: the form that ONNX Runtime, OpenVINO, TensorRT and Ascend read."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from hasten.errors import Unsupported
+from hasten.graph.capture import export, has_dynamic_batch, outputs, placeholders
+from hasten.task import Inputs
+
+_PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
+
+
+def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
+    """Write `graph` to `path`, with a dynamic batch dimension where the graph has one.
+
+    Weights are stored inside the file up to protobuf's limit of 2 GiB, beyond it in `<name>.data` beside it.
+    Inputs carry the names of the graph's placeholders; outputs are `output_0`, `output_1`, ...
+
+    Raises:
+        Unsupported: The graph has an operator that ONNX cannot express.
+    """
+    size_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
+    names_in = [node.name for node in placeholders(graph)]
+    names_out = [f"output_{index}" for index in range(len(outputs(graph)))]
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                export(graph, example), dynamo=True, input_names=names_in, output_names=names_out, verbose=False
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise Unsupported(f"The graph cannot be written as ONNX: {_cause(error)}") from error
+        assert program is not None
+        if has_dynamic_batch(graph):
+            _name_batch(program)
+        program.save(str(path), external_data=size_bytes > _PROTOBUF_LIMIT_BYTES)
+
+
+def _name_batch(program: torch.onnx.ONNXProgram) -> None:
+    """Call every symbolic first dimension `batch`, instead of the exporter's serial numbers."""
+    for value in [*program.model.graph.inputs, *program.model.graph.outputs]:
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape[0] = "batch"
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress and warns about its own internals; neither is of use to a user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

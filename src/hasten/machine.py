@@ -1,0 +1,75 @@
+"""What this machine is: cores, instruction sets, memory, versions. Every measurement carries it."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_VERSIONED = ("hasten", "torch", "torchao", "onnx", "onnxruntime", "openvino", "numpy")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; fewer than the machine has under cgroups, taskset or a pinned measurement."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags as Linux names them; empty where /proc/cpuinfo does not exist."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return frozenset()
+    lines = path.read_text().splitlines()
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
+    return frozenset(found.split(":", 1)[1].split())
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or Arm BF16)."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = next((line for line in lines if line.startswith("model name")), "")
+    return found.split(":", 1)[1].strip() if found else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that decide speed or numbers."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint() -> dict[str, Any]:
+    """The device that a measurement was taken on, as plain values for JSON."""
+    interesting = {
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "amx_bf16",
+        "asimddp",
+        "bf16",
+    }
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "instruction_sets": sorted(cpu_flags() & interesting),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+    }

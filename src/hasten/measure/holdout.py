@@ -1,0 +1,127 @@
+"""The holdout on disk, split once: a search part that steers, and a certifying part that only certifies.
+
+Written as raw files so that every measuring process can map it, whatever loader it came from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from hasten.errors import InvalidInput
+from hasten.measure.arrays import ArrayFile, ArrayWriter
+from hasten.task import Inputs, Task, labelled
+
+SEARCH_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Inputs as files, targets in memory, and the two parts.
+
+    Attributes:
+        inputs: One file per model input, all samples.
+        targets: Per-sample targets, a pytree of tensors [n, ...]; None without labels.
+        search: Row numbers of the part that steers the search, ascending.
+        certify: Row numbers of the part that only certifies, ascending.
+    """
+
+    inputs: list[ArrayFile]
+    targets: Any
+    search: np.ndarray
+    certify: np.ndarray
+
+    def __len__(self) -> int:
+        return self.inputs[0].shape[0]
+
+    def targets_of(self, rows: np.ndarray) -> Any:
+        """The targets of `rows`."""
+        index = torch.from_numpy(rows)
+        return pytree.tree_map(lambda t: t[index], self.targets)
+
+    def batches(self, rows: np.ndarray, batch: int) -> "HoldoutBatches":
+        """`rows` as a re-iterable of (inputs, target) batches, as a task wants its `holdout`."""
+        return HoldoutBatches(self, rows, batch)
+
+
+@dataclass(frozen=True)
+class HoldoutBatches:
+    """Some rows of a holdout as batches; iterating again gives the same batches."""
+
+    holdout: Holdout
+    rows: np.ndarray
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Any]]:
+        arrays = [x.open() for x in self.holdout.inputs]
+        for start in range(0, len(self.rows), self.batch):
+            chosen = self.rows[start : start + self.batch]
+            inputs = tuple(torch.from_numpy(np.array(x[chosen])) for x in arrays)
+            yield inputs, None if self.holdout.targets is None else self.holdout.targets_of(chosen)
+
+
+def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
+    """Read `task.holdout` once, write its inputs to `folder`, and split its rows at random by `seed`.
+
+    Raises:
+        InvalidInput: The holdout is empty, or its batches disagree with each other or with `task.example`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writers: list[ArrayWriter] = []
+    targets: list[Any] = []
+    for number, (inputs, target) in enumerate(labelled(task.holdout)):
+        _check_like_example(inputs, task.example, number)
+        arrays = [x.detach().cpu().numpy() for x in inputs]
+        if not writers:
+            writers = [ArrayWriter(folder / f"input_{i}.bin", x) for i, x in enumerate(arrays)]
+        else:
+            for writer, x in zip(writers, arrays, strict=True):
+                writer.append(x)
+        targets.append(target)
+    files = [writer.close() for writer in writers]
+    count = files[0].shape[0] if files else 0
+    if count < 2:
+        raise InvalidInput(
+            f"`holdout` must hold at least 2 samples, but yielded {count}. Pass a loader of data kept out of training."
+        )
+    order = np.random.default_rng(seed).permutation(count)
+    cut = max(1, round(len(order) * SEARCH_SHARE))
+    return Holdout(files, _join(targets), np.sort(order[:cut]), np.sort(order[cut:]))
+
+
+def _check_like_example(inputs: Inputs, example: Inputs, number: int) -> None:
+    got, want = ([(tuple(x.shape[1:]), x.dtype) for x in part] for part in (inputs, example))
+    if got != want:
+        raise InvalidInput(
+            f"`holdout` must yield inputs shaped like `example` beyond the batch, {want}, "
+            f"but batch {number} has {got}. Resize or pad every sample to one shape."
+        )
+    for index, x in enumerate(inputs):
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise InvalidInput(f"`holdout` must yield finite inputs, but batch {number}, input {index} has NaN or inf.")
+
+
+def _join(targets: list[Any]) -> Any:
+    missing = [target is None for target in targets]
+    if all(missing):
+        return None
+    if any(missing):
+        raise InvalidInput("`holdout` must yield a target in every batch or in none, but some batches have None.")
+    try:
+        return pytree.tree_map(lambda *parts: torch.cat([_as_tensor(p) for p in parts]), targets[0], *targets[1:])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"`holdout` must yield targets as tensors of one shape beyond the batch, but: {error}"
+        ) from error
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(value)

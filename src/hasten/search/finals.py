@@ -1,0 +1,74 @@
+"""The end of a run: choose finalists on the search part, time them again, certify them on the other part."""
+
+import contextlib
+from dataclasses import dataclass
+
+from hasten.measure.certificate import Certificate, certify
+from hasten.measure.latency import Latency, Throughput, best_throughput, compare
+from hasten.measure.worker import Worker
+from hasten.search.bench import Bench
+from hasten.search.trial import Trial
+from hasten.task import Budget
+
+_FINAL_TURNS = 15
+
+
+@dataclass(frozen=True)
+class Final:
+    """A finalist with its careful timing, its throughput, and its certificate."""
+
+    trial: Trial
+    latency: Latency
+    throughput: Throughput
+    certificate: Certificate
+
+
+def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
+    """The fastest trials within the budget on the search part, and among them one that is safe.
+
+    When every fast trial changes some predictions, the last place goes to the fastest of those that change the
+    fewest, so that a narrow failure of the fastest still leaves something certified.
+    """
+    within = sorted((t for t in trials if t.latency and t.drop <= budget.max_drop), key=lambda t: -t.ratio)
+    chosen = within[: budget.finalists]
+    if len(within) > len(chosen) and len(chosen) > 1:
+        safest = min(within, key=lambda t: (t.changed, -t.ratio))
+        if safest.changed < min(t.changed for t in chosen):
+            chosen[-1] = safest
+    return chosen
+
+
+def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> tuple[list[Final], Latency, Throughput]:
+    """Time all finalists and the original in turns, then certify each; also returns the original's own figures."""
+    holdout = bench.holdout
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, Worker] = {"original": bench.baseline}
+        for trial in finalists:
+            workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
+        latencies = compare(workers, "original", holdout.inputs, batch=bench.sizes.latency, turns=_FINAL_TURNS)
+        throughputs = best_throughput(
+            workers, "original", holdout.inputs, smallest=bench.sizes.latency, largest=bench.sizes.largest
+        )
+        finals = [
+            Final(
+                trial,
+                latencies[str(trial.number)],
+                throughputs[str(trial.number)],
+                _certify(bench, trial, workers[str(trial.number)], budget, len(finalists)),
+            )
+            for trial in finalists
+        ]
+    return finals, latencies["original"], throughputs["original"]
+
+
+def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalists: int) -> Certificate:
+    rows = bench.holdout.certify
+    return certify(
+        bench.baseline_scores[rows],
+        bench.score(trial.number, worker, rows),
+        max_drop=budget.max_drop,
+        confidence=budget.confidence,
+        finalists=finalists,
+        indices=rows,
+        target="original" if bench.unlabelled else "labels",
+    )

@@ -1,0 +1,55 @@
+"""PyTorch eager: the captured graph run operator by operator. The baseline that every ratio is taken against."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hasten.recipe import Program, check_options, option
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from hasten.task import Task
+
+
+@dataclass(frozen=True)
+class Eager:
+    """PyTorch without a compiler."""
+
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def missing(self) -> str:
+        """Empty if PyTorch can be imported."""
+        return "" if importlib.util.find_spec("torch") else "pip install torch"
+
+    def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
+        """Write `model.pt2`."""
+        import torch
+
+        from hasten.graph.capture import export
+
+        torch.export.save(export(graph, task.example), folder / "model.pt2")
+
+    def load(self, folder: Path) -> Program:
+        """The exported graph, run by the PyTorch interpreter."""
+        import torch
+        from torch.fx import GraphModule
+
+        from hasten.machine import usable_cores
+
+        torch.set_num_threads(self.threads or usable_cores())
+        module = torch.export.load(folder / "model.pt2").module(check_guards=False)
+        assert isinstance(module, GraphModule)
+
+        def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+            with torch.inference_mode():
+                output = module(*(torch.from_numpy(x) for x in inputs))
+            return tuple(y.numpy() for y in (output if isinstance(output, tuple) else (output,)))
+
+        return program

@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU: the captured graph as `model.xml` + `model.bin`, read through its ONNX frontend."""
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hasten.recipe import Program, check_options, option
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from hasten.task import Task
+
+_PRECISION_HINT = {"fp32": "f32", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO's CPU plugin."""
+
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "arithmetic of whatever is not quantized", choices=("fp32", "bf16"), grid=("fp32", "bf16")
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def missing(self) -> str:
+        """Empty if the `openvino` package can be imported and the CPU has what `precision` needs."""
+        if not importlib.util.find_spec("openvino"):
+            return "pip install 'hasten[openvino]'"
+        from hasten.machine import cpu_has_bf16
+
+        return "a CPU with bf16 arithmetic" if self.precision == "bf16" and not cpu_has_bf16() else ""
+
+    def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
+        """Write `model.xml` and `model.bin` in full precision; the plugin lowers to `precision` when loaded."""
+        import openvino as ov
+
+        from hasten.graph.onnx import write_onnx
+
+        with tempfile.TemporaryDirectory() as scratch:
+            # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
+            write_onnx(graph, task.example, Path(scratch) / "model.onnx")
+            model = ov.convert_model(Path(scratch) / "model.onnx")
+            ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+    def load(self, folder: Path) -> Program:
+        """A compiled model with one inference request; inputs are bound by position."""
+        import openvino as ov
+
+        from hasten.machine import usable_cores
+
+        # Without the hint OpenVINO runs fp32 models in bf16 by itself where the CPU can.
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINT[self.precision],
+            "INFERENCE_NUM_THREADS": self.threads or usable_cores(),
+        }
+        core = ov.Core()
+        request = core.compile_model(core.read_model(folder / "model.xml"), "CPU", config).create_infer_request()
+
+        def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+            results = request.infer(list(inputs), share_inputs=True, share_outputs=True)
+            return tuple(np.array(results[index]) for index in range(len(results)))
+
+        return program
