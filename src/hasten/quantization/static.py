@@ -12,7 +12,7 @@ from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
-from hasten.quantization.bias_correction import correct_bias
+from hasten.quantization.layerwise import refine
 from hasten.quantization.observers import MinMax, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
@@ -26,8 +26,8 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
-# Every position of every sample counts towards a channel's mean, so few samples are enough.
-_CORRECTION_SAMPLES = 32
+# Every position of every sample counts, so few samples are enough.
+_REFINING_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Scheme:
     Attributes:
         placement: Where Q/DQ stands.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
+        weight_rounding: Whether weights are rounded against the data instead of to the nearest integer.
         bias_correction: Whether biases make up for the mean error of rounding.
     """
 
     placement: Placement
     keep_float: tuple[str, ...] = ()
+    weight_rounding: bool = True
     bias_correction: bool = True
 
 
@@ -62,8 +64,9 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
     prepared = prepare(reference, scheme)
     first = calibrate(prepared, batches)
     quantized = convert(prepared)
-    if scheme.bias_correction:
-        correct_bias(quantized, reference, tuple(x[:_CORRECTION_SAMPLES] for x in first))
+    if scheme.weight_rounding or scheme.bias_correction:
+        few = tuple(x[:_REFINING_SAMPLES] for x in first)
+        refine(quantized, reference, few, weights=scheme.weight_rounding, biases=scheme.bias_correction)
     return quantized
 
 
