@@ -12,7 +12,7 @@ import numpy as np
 
 from hasten import artifact
 from hasten.artifact import Artifact
-from hasten.compile import input_specs
+from hasten.compiling import input_specs
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, placeholders
 from hasten.machine import fingerprint
