@@ -1,6 +1,5 @@
 """Static quantization of a captured graph: inference form, placement, calibration, conversion to Q/DQ."""
 
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
-from hasten.quantization.observers import MinMax, PerChannelWeight
+from hasten.quantization.observers import OBSERVERS, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
 from hasten.quantization.torchao import (
@@ -33,10 +32,14 @@ class Scheme:
 
     Attributes:
         placement: Where Q/DQ stands.
+        observer: How the range of an activation is chosen, a name in `OBSERVERS`.
+        weight_bits: 8, or 7 for CPUs whose 8-bit products saturate 16-bit sums.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
     """
 
     placement: Placement
+    observer: str = "min_max"
+    weight_bits: int = 8
     keep_float: tuple[str, ...] = ()
 
 
@@ -67,8 +70,10 @@ def prepare(graph: GraphModule, example: Inputs, scheme: Scheme) -> GraphModule:
     graph = inference_form(graph, example)
     symmetric = scheme.placement.zero_point == "middle"
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
-    activation = QuantizationSpec(torch.uint8, MinMax, 0, 255, qscheme)
-    weight = QuantizationSpec(torch.int8, PerChannelWeight, -127, 127, torch.per_channel_symmetric, ch_axis=0)
+    activation = QuantizationSpec(torch.uint8, OBSERVERS[scheme.observer], 0, 255, qscheme)
+    # Symmetric integers: the lowest of two's complement stays unused.
+    top = 2 ** (scheme.weight_bits - 1) - 1
+    weight = QuantizationSpec(torch.int8, PerChannelWeight, -top, top, torch.per_channel_symmetric, ch_axis=0)
     quantizer = PlacedQuantizer(scheme.placement, activation, weight, scheme.keep_float)
     prepared: GraphModule = prepare_pt2e(graph, quantizer)
     if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
