@@ -8,7 +8,6 @@ from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.recipe import Technique
 from hasten.task import Task
-from hasten.techniques.correct_bias import CorrectBias
 from hasten.techniques.equalize_layers import EqualizeLayers
 from hasten.techniques.quantize import Quantize
 from hasten.techniques.smooth_quant import SmoothQuant
@@ -94,24 +93,6 @@ def test_smoothing_folds_into_the_layer_norm_where_nothing_else_reads_it() -> No
     task = task_of(Outliers(False), 5, 32)
     graph = SmoothQuant(insert=False).apply(capture(task.model, task.example), task)
     assert torch.ops.aten.mul.Tensor not in [n.target for n in graph.graph.nodes]
-
-
-def test_bias_correction_removes_the_mean_error_of_rounded_weights() -> None:
-    torch.manual_seed(3)
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
-    batches = [torch.rand(32, 64) + 1 for _ in range(4)]
-    task = Task(model, (batches[0],), holdout=batches, calibration=batches)
-    graph = capture(model, task.example)
-    x = torch.cat(batches)
-
-    def mean_error(*chain: Technique) -> float:
-        result = graph
-        for technique in chain:
-            result = technique.apply(result, task)
-        with torch.no_grad():
-            return float((result(x) - graph(x)).mean(0).abs().mean())
-
-    assert mean_error(CorrectBias(weight_bits=7), Quantize(weight_bits=7)) < 0.5 * mean_error(Quantize(weight_bits=7))
 
 
 def test_nothing_to_scale_is_unsupported() -> None:

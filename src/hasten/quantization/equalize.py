@@ -39,11 +39,11 @@ class Pair:
     consumers: tuple[Node, ...]
 
 
-def pairs(graph: GraphModule) -> list[Pair]:
-    """Every pair of `graph` whose parameters are used nowhere else."""
+def pairs(graph: GraphModule, *, layer_norms: bool = True) -> list[Pair]:
+    """Every pair of `graph` whose parameters are used nowhere else, with or without those that a layer norm begins."""
     found = []
     for node in graph.graph.nodes:
-        if not _is_producer(graph, node):
+        if not _is_producer(graph, node) or (node.target == aten.layer_norm.default and not layer_norms):
             continue
         value = node
         while len(value.users) == 1 and next(iter(value.users)).target in _HOMOGENEOUS:
@@ -99,7 +99,7 @@ def is_depthwise(graph: GraphModule, layer: Node) -> bool:
     """Whether every output channel of a convolution reads one input channel, and there are as many."""
     weight = tensor_of(graph, layer.args[1])
     groups = layer.args[_GROUPS_ARGUMENT] if len(layer.args) > _GROUPS_ARGUMENT else 1
-    return weight is not None and layer.target in _CONVOLUTIONS and groups == weight.shape[0] and groups != 1
+    return weight is not None and layer.target in _CONVOLUTIONS and groups not in (1, None) and groups == len(weight)
 
 
 def producer_ranges(graph: GraphModule, pair: Pair) -> Tensor:
@@ -174,7 +174,7 @@ def _is_consumer(graph: GraphModule, node: Node, value: Node) -> bool:
     weight = node.args[1]
     groups = node.args[_GROUPS_ARGUMENT] if node.target in _CONVOLUTIONS and len(node.args) > _GROUPS_ARGUMENT else 1
     known = isinstance(weight, Node) and tensor_of(graph, weight) is not None and _is_read_once(graph, weight)
-    return known and (groups == 1 or is_depthwise(graph, node))
+    return bool(known and (groups == 1 or is_depthwise(graph, node)))
 
 
 def _is_read_once(graph: GraphModule, parameter: Node) -> bool:

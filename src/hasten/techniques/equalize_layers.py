@@ -37,7 +37,7 @@ class EqualizeLayers:
         from hasten.quantization.static import inference_form
 
         graph = inference_form(graph, task.example)
-        pairs = [pair for pair in equalize.pairs(graph) if "layer_norm" not in str(pair.producer.target)]
+        pairs = equalize.pairs(graph, layer_norms=False)
         if not pairs:
             raise Unsupported("The graph has no two layers connected directly or through a homogeneous activation.")
         for _ in range(self.rounds):
