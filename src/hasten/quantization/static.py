@@ -12,6 +12,7 @@ from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
+from hasten.quantization.bias_correction import correct_bias
 from hasten.quantization.observers import OBSERVERS, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
@@ -25,6 +26,9 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
+# Every position of every sample counts towards a channel's mean, so few samples are enough.
+_CORRECTION_SAMPLES = 32
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -35,12 +39,14 @@ class Scheme:
         observer: How the range of an activation is chosen, a name in `OBSERVERS`.
         weight_bits: 8, or 7 for CPUs whose 8-bit products saturate 16-bit sums.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
+        bias_correction: Whether biases make up for the mean error of rounding.
     """
 
     placement: Placement
     observer: str = "min_max"
     weight_bits: int = 8
     keep_float: tuple[str, ...] = ()
+    bias_correction: bool = True
 
 
 def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[Inputs], scheme: Scheme) -> GraphModule:
@@ -56,18 +62,21 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
         Unsupported: Nothing in the graph can run on integers, or a name in `keep_float` is not in it.
         InvalidInput: `batches` is empty.
     """
-    prepared = prepare(graph, example, scheme)
-    calibrate(prepared, batches)
-    return convert(prepared)
+    reference = inference_form(graph, example)
+    prepared = prepare(reference, scheme)
+    first = calibrate(prepared, batches)
+    quantized = convert(prepared)
+    if scheme.bias_correction:
+        correct_bias(quantized, reference, tuple(x[:_CORRECTION_SAMPLES] for x in first))
+    return quantized
 
 
-def prepare(graph: GraphModule, example: Inputs, scheme: Scheme) -> GraphModule:
-    """A copy in inference form, batch norm folded, with an observer at every tensor that becomes integer."""
+def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
+    """A copy of a graph in inference form with an observer at every tensor that becomes integer."""
     names = {node.name for node in graph.graph.nodes}
     for name in scheme.keep_float:
         if name not in names:
             raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
-    graph = inference_form(graph, example)
     symmetric = scheme.placement.zero_point == "middle"
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
     activation = QuantizationSpec(torch.uint8, OBSERVERS[scheme.observer], 0, 255, qscheme)
@@ -75,7 +84,7 @@ def prepare(graph: GraphModule, example: Inputs, scheme: Scheme) -> GraphModule:
     top = 2 ** (scheme.weight_bits - 1) - 1
     weight = QuantizationSpec(torch.int8, PerChannelWeight, -top, top, torch.per_channel_symmetric, ch_axis=0)
     quantizer = PlacedQuantizer(scheme.placement, activation, weight, scheme.keep_float)
-    prepared: GraphModule = prepare_pt2e(graph, quantizer)
+    prepared: GraphModule = prepare_pt2e(duplicate(graph), quantizer)
     if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
         raise Unsupported("The graph has no convolution, linear layer or product that can run on integers.")
     return prepared
@@ -93,15 +102,16 @@ def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
     return fresh
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> None:
-    """Run the observed graph on `batches`."""
-    count = 0
+def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
+    """Run the observed graph on `batches` and return the first of them."""
+    first: Inputs | None = None
     with torch.no_grad():
         for inputs in batches:
             prepared(*inputs)
-            count += 1
-    if not count:
+            first = first or inputs
+    if first is None:
         raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
+    return first
 
 
 def convert(prepared: GraphModule) -> GraphModule:
