@@ -90,13 +90,13 @@ def test_finalists_share_the_error() -> None:
     candidate = baseline.copy()
     candidate[:3] = 0
     rows = np.arange(1000)
-    alone = certify(baseline, candidate, max_drop=0.01, confidence=0.95, finalists=1, indices=rows)
-    among = certify(baseline, candidate, max_drop=0.01, confidence=0.95, finalists=3, indices=rows)
+    alone = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows)
+    among = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows, finalists=3, share=1 / 3)
     assert alone.method == EXACT
     assert alone.drop == pytest.approx(0.003)
     assert among.upper_bound > alone.upper_bound
     assert among.confidence == pytest.approx(1 - 0.05 / 3)
     assert alone.passed
     assert alone.holdout_sha256 == among.holdout_sha256
-    other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, finalists=1, indices=rows[::-1])
+    other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows[::-1])
     assert other.holdout_sha256 != alone.holdout_sha256

@@ -70,7 +70,7 @@ def test_a_process_that_dies_is_told(compiled: Path, tmp_path: Path) -> None:
 def test_a_wrong_input_is_an_error_not_a_crash(compiled: Path, tmp_path: Path) -> None:
     file = _written(tmp_path / "x.bin", np.zeros((4, 3, 8, 8), np.float32))
     with Worker(make_target("onnxruntime"), compiled, tmp_path / "log.txt") as worker:
-        with pytest.raises(ProgramFailed, match="onnxruntime: .*INVALID_ARGUMENT"):
+        with pytest.raises(ProgramFailed, match=r"onnxruntime: .*INVALID_ARGUMENT"):
             worker.warm_up([file], 1)
         good = _written(tmp_path / "y.bin", np.zeros((4, 1, 8, 8), np.float32))
         assert worker.warm_up([good], 1) > 0

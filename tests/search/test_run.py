@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import hasten
 from hasten.errors import InvalidInput
 from hasten.recipe import Recipe, make_target
-from hasten.search.finals import choose_finalists
+from hasten.search.finals import choose_finalists, error_shares
 from hasten.search.journal import Journal
 from hasten.search.trial import Trial, front
 from hasten.task import Budget
@@ -164,6 +164,14 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     assert [t.number for t in choose_finalists(trials, Budget(finalists=1))] == [2]
     assert [t.number for t in choose_finalists(trials[:3], Budget(finalists=2))] == [2, 3]
     assert [t.number for t in front(trials)] == [1, 2]
+
+
+@pytest.mark.parametrize("finalists", [1, 2, 3, 5])
+def test_the_shares_of_the_error_sum_to_one(finalists: int) -> None:
+    shares = error_shares(finalists)
+    assert len(shares) == finalists
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0
 
 
 def test_the_journal_tolerates_a_torn_last_line(tmp_path: Path) -> None:
