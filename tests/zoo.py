@@ -10,17 +10,25 @@ from torch import Tensor, nn
 ZOO = zoo_handwritten.ZOO | zoo_transformers.ZOO
 
 
-def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The model in float64 eval mode, with norms and statistics that are not the initial 0 and 1, and an example."""
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The model in eval mode with random weights, norms and statistics, and an example."""
     torch.manual_seed(0)
     make: Callable[[], tuple[nn.Module, tuple[Tensor, ...]]] = ZOO[name]
     model, example = make()
-    model = model.double().eval()
+    model = model.to(dtype).eval()
     with torch.no_grad():
-        for module in model.modules():
-            for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                if value.is_floating_point() and value.ndim == 1 and key in ("weight", "bias", "running_mean"):
-                    value.add_(torch.randn_like(value), alpha=0.1)
-                elif key == "running_var":
-                    value.mul_(torch.rand_like(value) + 0.5)
-    return model, tuple(x.double() if x.is_floating_point() else x for x in example)
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            _randomize(name, value)
+    return model, tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
+
+
+def _randomize(name: str, value: Tensor) -> None:
+    """Weights that carry the signal through, norms that are not the identity, so that a wrong cut shows."""
+    if not value.is_floating_point() or "inv_freq" in name:
+        return
+    if name.endswith("running_var"):
+        value.copy_(torch.rand_like(value) + 0.5)
+    elif value.ndim == 1:
+        value.add_(torch.randn_like(value), alpha=0.1)
+    elif value.ndim > 1 and value.numel() > 1:
+        value.copy_(torch.randn_like(value) * (2.0 / value[0].numel()) ** 0.5)

@@ -139,6 +139,7 @@ class _Walk:
     def __init__(self, graph: GraphModule) -> None:
         self.graph = graph
         self.live = live_nodes(graph)
+        self.parametric: set[Node] = set()
         self.relations = Relations()
         self.axes: dict[str, AxesOfNode] = {}
         self.parameters: dict[int, tuple[str, tuple[Axis, ...]]] = {}
@@ -150,6 +151,8 @@ class _Walk:
         self.produced: list[tuple[str, Axis, str]] = []
 
     def visit(self, node: Node) -> None:
+        if node.op == "get_attr" or (node.all_input_nodes and self.parametric.issuperset(node.all_input_nodes)):
+            self.parametric.add(node)
         if node.op == "get_attr":
             self.axes[node.name] = self._parameter(str(node.target))
         elif node.op == "placeholder":
@@ -170,7 +173,7 @@ class _Walk:
         name = str(node.target)
         if rule is None:
             return self._unknown(node, f"operator {name} has no rule")
-        call = Call(node, self.relations, lambda n: self.axes.get(n.name))
+        call = Call(node, self.relations, lambda n: self.axes.get(n.name), self.parametric)
         try:
             axes = rule(call)
             _check_shapes(node, axes)
@@ -242,9 +245,11 @@ def _check_shapes(node: Node, axes: AxesOfNode) -> None:
 
 
 def _layer(weight: Any) -> str:
-    if not isinstance(weight, Node):
-        return "?"
-    return str(weight.target).removesuffix(".weight") if weight.op == "get_attr" else weight.name
+    """The module that owns a weight, also a transposed or normalised one."""
+    node: Node = weight
+    while node.op != "get_attr" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target).removesuffix(".weight")
 
 
 def _group(walk: _Walk, solution: Solution) -> tuple[Group, ...]:

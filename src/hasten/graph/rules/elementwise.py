@@ -36,7 +36,7 @@ def glu(call: Call) -> Axes:
 _ELEMENTWISE = """
     _safe_softmax_backward where masked_fill rsub __and__ __or__ __xor__ __lshift__ __rshift__ floor_divide hardswish
     log_sigmoid fill true_divide divide multiply subtract softplus logaddexp clip square selu celu absolute negative
-    greater less greater_equal less_equal not_equal ge gt le lt eq ne relu6 feature_alpha_dropout isnan isinf isfinite
+    copy greater less greater_equal less_equal not_equal ge gt le lt eq ne relu6 feature_alpha_dropout isnan isinf isfinite
     """
 
 _LIKE_FIRST = """

@@ -15,8 +15,9 @@ def batch_norm(call: Call) -> Axes:
         axes = call.axes_or_none(name)
         if axes is not None:
             call.tie(axes[0], x[1])
-    if "use_input_stats" in call:  # instance normalisation: statistics over the spatial dimensions
-        call.freeze(x[2:])
+    instance = "use_input_stats" in call
+    if instance or call["training"]:  # statistics of the input itself, over the other dimensions
+        call.approximate += x[2:] if instance else [x[0], *x[2:]]
     return x
 
 

@@ -214,10 +214,12 @@ def repeat(call: Call) -> Axes:
     repeats = [1] * (len(x) - len(repeats)) + list(repeats)
     axes = []
     for d, (axis, times) in enumerate(zip(x, repeats, strict=True)):
-        if isinstance(times, int) and not axis.dynamic:
+        if isinstance(times, Node) and not axis.dynamic:
+            axes.append(Axis(axis.positions, dynamic=True))
+        elif isinstance(times, int) and not axis.dynamic:
             axes.append(Axis(np.tile(axis.positions, times)))
-        elif axis.size == 1:
-            axes.append(call.fixed(d))
+        elif axis.size == 1 or axis.is_frozen:
+            axes.append(call.fixed(d - len(x)))
         else:
             raise NotCovered("a dimension repeated a symbolic number of times")
     return tuple(axes)
@@ -248,6 +250,15 @@ def filled(call: Call) -> Axes:
 def numbered(call: Call) -> Axes:
     """arange, eye and other constants whose values depend on the place: fixed."""
     return tuple(call.fixed(d, "its values count its positions") for d in range(len(call.shape)))
+
+
+def meshgrid(call: Call) -> list[Axes]:
+    """Vectors spread over a grid with one dimension for each."""
+    axes = [call.axes_of(t)[0] for t in call["tensors"]]
+    if "indexing" in call and call["indexing"] == "xy":
+        axes[:2] = axes[1::-1]
+    call.freeze(axes, "it spans a grid")
+    return [tuple(axes)] * len(axes)
 
 
 def pixel_shuffle(call: Call) -> Axes:
@@ -298,6 +309,7 @@ RULES: dict[str, Rule] = (
         "repeat": repeat,
         "tile": repeat,
         "repeat_interleave": repeat_interleave,
+        "meshgrid": meshgrid,
         "pixel_shuffle": pixel_shuffle,
         "pixel_unshuffle": pixel_unshuffle,
         "channel_shuffle": channel_shuffle,
