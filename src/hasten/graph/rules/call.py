@@ -65,6 +65,10 @@ class Call:
         """The argument called `name` in the operator's schema, or its default."""
         return self._arguments[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument called `name`, or `default` if the operator has none of that name."""
+        return self._arguments.get(name, default)
+
     def __contains__(self, name: str) -> bool:
         return name in self._arguments
 

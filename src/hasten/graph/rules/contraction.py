@@ -199,8 +199,8 @@ _CONVOLUTIONS = "convolution conv1d conv2d conv3d conv_transpose1d conv_transpos
 _MATMULS = "matmul mm bmm mv dot"
 
 RULES: dict[str, Rule] = (
-    {name: convolution for name in _CONVOLUTIONS.split()}
-    | {name: matmul for name in _MATMULS.split()}
+    dict.fromkeys(_CONVOLUTIONS.split(), convolution)
+    | dict.fromkeys(_MATMULS.split(), matmul)
     | {
         "linear": linear,
         "addmm": addmm,
@@ -216,4 +216,3 @@ RULES: dict[str, Rule] = (
         "rnn_relu": recurrent,
     }
 )
-

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import sympy
+import sympy  # type: ignore[import-untyped]  # torch's own sizes are sympy expressions
 from torch.fx import Node
 
 from hasten.graph.relations import Axis
@@ -16,8 +16,11 @@ from hasten.graph.rules.call import Axes, Call, Kept, NotCovered, Rule, set_argu
 def view(call: Call) -> Axes:
     """Dimensions are matched in the smallest aligned groups; merged and split ones become products."""
     x = call.tensors()[0]
-    before = [piece for axis, size in zip(x, shapes_of(call.node.all_input_nodes[0])[0], strict=True) for piece in
-              _pieces(call, axis, size)]
+    before = [
+        piece
+        for axis, size in zip(x, shapes_of(call.node.all_input_nodes[0])[0], strict=True)
+        for piece in _pieces(call, axis, size)
+    ]
     after = [_factors(size) for size in call.shape]
     flat = [factor for factors in after for factor in factors]
     found: list[Axis] = []
@@ -120,7 +123,7 @@ def arguments_of(node: Node, name: str) -> Any:
 
 
 def resized(node: Node, size: Any, axis: Axis, kept: Kept) -> Any:
-    """A size argument after a cut; a symbolic one (12 * batch) is divided by the old count and multiplied by the new."""
+    """A size argument after a cut; a symbolic one (12 * batch) is divided by the old count, multiplied by the new."""
     if not axis.dynamic:
         return kept.size(axis)
     if not isinstance(size, Node):
@@ -242,7 +245,8 @@ def filled(call: Call) -> Axes:
     axes = []
     for size in call.shape:
         count, dynamic = static_size(size)
-        axes.append(call.relations.frozen(count, "its size is symbolic", True) if dynamic else call.relations.fresh(count))
+        fixed = call.relations.frozen(count, "its size is symbolic", dynamic)
+        axes.append(fixed if dynamic else call.relations.fresh(count))
     _edit_sizes(call, "size", tuple(axes))
     return tuple(axes)
 
@@ -291,9 +295,9 @@ _FILLED = "zeros ones full empty new_zeros new_ones new_full new_empty rand rand
 _NUMBERED = "arange eye linspace scalar_tensor tril_indices triu_indices"
 
 RULES: dict[str, Rule] = (
-    {name: view for name in _VIEWS.split()}
-    | {name: filled for name in _FILLED.split()}
-    | {name: numbered for name in _NUMBERED.split()}
+    dict.fromkeys(_VIEWS.split(), view)
+    | dict.fromkeys(_FILLED.split(), filled)
+    | dict.fromkeys(_NUMBERED.split(), numbered)
     | {
         "permute": permute,
         "transpose": transpose,

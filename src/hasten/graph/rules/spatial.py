@@ -1,4 +1,4 @@
-"""Operators over space: pooling, resizing, sampling. Batch and channel dimensions pass, spatial ones stay as they are."""
+"""Operators over space: pooling, resizing, sampling. Batch and channels pass, spatial dimensions stay as they are."""
 
 from hasten.graph.rules.call import Axes, Call, Result, Rule, shapes_of
 

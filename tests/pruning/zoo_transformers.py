@@ -131,7 +131,7 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "levit": ("Levit", _CLS, dict(
         image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[4, 4, 4],
         ), functools.partial(image, 64)),
-    "cvt": ("Cvt", _CLS, dict(embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 1, 1], drop_path_rate=[0.0, 0.0, 0.0]), image),
+    "cvt": ("Cvt", _CLS, dict(embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0]), image),
     "swin": ("Swin", _CLS, dict(
         image_size=32, patch_size=4, embed_dim=12, depths=[2, 1], num_heads=[2, 3], window_size=4), image),
     "swin-v2": ("Swinv2", _CLS, dict(

@@ -118,7 +118,9 @@ def _error(channels: Channels, units: list[Unit], example: tuple[Tensor, ...]) -
 def _relative(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
     assert torch.isfinite(a).all()
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) if a.is_floating_point() else float((a != b).any())
+    return (
+        float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) if a.is_floating_point() else float((a != b).any())
+    )
 
 
 def _same(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
@@ -183,7 +185,9 @@ def main() -> int:
             failures.append((name, traceback.format_exc(limit=-2)))
         state = "FAILED " + failures[-1][1] if failures and failures[-1][0] == name else ""
         print(f"{name} {time.perf_counter() - began:.1f} s {onnx_rows[-1:]} {state}", flush=True)
-    text = f"{_INTRODUCTION}\n{len(proofs)} of {len(proofs) + len(failures)} architectures are exact.\n\n{table(proofs)}\n"
+    text = (
+        f"{_INTRODUCTION}\n{len(proofs)} of {len(proofs) + len(failures)} architectures are exact.\n\n{table(proofs)}\n"
+    )
     if onnx_rows:
         text += "\n| architecture | pruned graph in ONNX Runtime against PyTorch, float32 |\n|---|---|\n"
         text += "".join(f"| {name} | {cell} |\n" for name, cell in onnx_rows)
