@@ -57,6 +57,8 @@ class PruneFilters:
         check_options(self)
         check_ratios(self.ratios)
         check_widths(self.widths)
+        # A recipe read from YAML holds lists inside; a frozen technique is hashable only with tuples.
+        object.__setattr__(self, "widths", tuple((layer, tuple(allowed)) for layer, allowed in self.widths))
 
     def apply(self, graph: GraphModule, task: Task) -> GraphModule:
         """A copy of `graph` with fewer filters."""

@@ -61,6 +61,8 @@ class PruneNeurons:
         check_options(self)
         check_ratios(self.ratios)
         check_widths(self.widths)
+        # A recipe read from YAML holds lists inside; a frozen technique is hashable only with tuples.
+        object.__setattr__(self, "widths", tuple((layer, tuple(allowed)) for layer, allowed in self.widths))
         if not (self.neurons or self.heads or self.head_sizes):
             raise InvalidInput("`neurons`, `heads` and `head_sizes` must not all be false. Turn one on.")
 

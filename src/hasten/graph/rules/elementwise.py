@@ -40,8 +40,9 @@ _ELEMENTWISE = """
     """
 
 _LIKE_FIRST = """
-    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach alias lift_fresh
-    lift_fresh_copy type_as zeros_like ones_like full_like empty_like rand_like randn_like view_as_real_copy detach_copy
+    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach alias
+    lift_fresh lift_fresh_copy type_as zeros_like ones_like full_like empty_like
+    rand_like randn_like detach_copy
     """
 
 RULES: dict[str, Rule] = {
