@@ -1,4 +1,4 @@
-"""The proof that pruning is exact, for one architecture; `python tests/pruning/pruning_proof.py` writes docs/architectures.md.
+"""The proof that pruning is exact, for one architecture; run as a script it writes docs/architectures.md.
 
 Removing units must give what the original gives with every value at a removed position set to zero. The pruned graph
 must also run at another batch size, export again, reload bit for bit, train, and run in ONNX Runtime.
@@ -45,7 +45,7 @@ class Proof:
 
 
 def prove(name: str, cuts: int) -> Proof:
-    """Cut up to `cuts` single units of different groups, then a third of every group at once; raises if one is wrong."""
+    """Cut up to `cuts` single units of different groups, then a third of every group at once; raises if it is wrong."""
     model, example = zoo.build(name)
     graph = capture(model, example)
     channels = find_channels(graph)
@@ -154,9 +154,9 @@ _INTRODUCTION = """# Architectures on which pruning is proved
 
 Written by `python tests/pruning/pruning_proof.py --onnx --cuts 8`. For every architecture, with random weights in
 float64: units are removed one at a time (up to 8, of different groups) and a third of every group at once, and the
-output is compared with that of the original with every value at a removed position set to zero. The table gives the largest difference relative to the largest
-output; the limit is 1e-9. Every pruned graph also ran at another batch size, was exported, reloaded bit for bit, and
-trained for one step.
+output is compared with that of the original with every value at a removed position set to zero. The table gives the
+largest difference relative to the largest output; the limit is 1e-9. Every pruned graph also ran at another batch size,
+was exported, reloaded bit for bit, and trained for one step.
 
 *MACs reached*: the share of multiply-accumulates in layers that some unit shrinks, of all except those in layers
 between the model's own inputs and outputs. *Approximate* units run through a normalisation or mean over the cut

@@ -5,7 +5,7 @@ import pytest
 import zoo
 
 IN_CI = [
-    *zoo.zoo_handwritten.ZOO,
+    *zoo.HANDWRITTEN,
     "convnext",
     "swin",
     "vit",

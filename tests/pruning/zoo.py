@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import torch
-import zoo_handwritten
+import zoo_convolutional
+import zoo_sequential
 import zoo_transformers
 from torch import Tensor, nn
 
-ZOO = zoo_handwritten.ZOO | zoo_transformers.ZOO
+HANDWRITTEN = zoo_convolutional.ZOO | zoo_sequential.ZOO
+ZOO = HANDWRITTEN | zoo_transformers.ZOO
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[Tensor, ...]]:

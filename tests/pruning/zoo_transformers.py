@@ -133,7 +133,8 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "levit": ("Levit", _CLS, dict(
         image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[4, 4, 4],
         ), functools.partial(image, 64)),
-    "cvt": ("Cvt", _CLS, dict(embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0]), image),
+    "cvt": ("Cvt", _CLS, dict(
+        embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0]), image),
     "swin": ("Swin", _CLS, dict(
         image_size=32, patch_size=4, embed_dim=12, depths=[2, 1], num_heads=[2, 3], window_size=4), image),
     "swin-v2": ("Swinv2", _CLS, dict(
@@ -230,8 +231,9 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "hubert": ("Hubert", "ForCTC", _SPEECH, audio),
     "wavlm": ("WavLM", "ForCTC", _SPEECH, audio),
     "data2vec-audio": ("Data2VecAudio", "ForCTC", _SPEECH, audio),
-    "ast": ("AST", "ForAudioClassification", _VIT | dict(max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8,
-            time_stride=8), lambda: torch.randn(2, 32, 16)),
+    "ast": ("AST", "ForAudioClassification", _VIT | dict(
+        max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8),
+        lambda: torch.randn(2, 32, 16)),
     "patchtst": ("PatchTST", "ForPrediction", dict(
         num_input_channels=3, context_length=32, patch_length=8, patch_stride=8, d_model=24, num_attention_heads=3,
         num_hidden_layers=1, ffn_dim=36, prediction_length=4, loss="mse"), lambda: torch.randn(2, 32, 3)),
