@@ -124,7 +124,8 @@ def test_additions_that_are_no_blocks() -> None:
         def forward(self, x: Tensor) -> Tensor:
             parallel = self.a(x) + self.b(x)
             broadcast = parallel + self.a(parallel).mean(0, keepdim=True)
-            return broadcast + 1
+            output: Tensor = broadcast + 1
+            return output
 
     assert find_blocks(capture(Net(), (torch.randn(2, 4),))) == ()
 

@@ -59,12 +59,42 @@ def test_shrinks_again(task: Task) -> None:
 
 def test_refusals(task: Task) -> None:
     graph = hasten.capture(task.model, task.example)
-    with pytest.raises(Unsupported, match="leaves out no block"):
+    with pytest.raises(Unsupported, match="leave out nothing"):
         Shrink(depth=0.9).apply(graph, task)
     with pytest.raises(Unsupported, match="has 0 residual blocks"):
-        Shrink().apply(hasten.capture(nn.Linear(4, 3), task.example), task)
-    with pytest.raises(InvalidInput, match=r"`depth` must be in \[0.0, 1.0\)"):
-        Shrink(depth=1.0)
+        Shrink(width=0.5).apply(hasten.capture(nn.Linear(4, 3), task.example), task)
+    with pytest.raises(InvalidInput, match=r"`depth` must be in \[0.0, 1.0\]"):
+        Shrink(depth=1.1)
+
+
+def test_width_keeps_the_heaviest_units() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 8), nn.Linear(8, 6)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(6, 3))
+    scale = torch.tensor([1.0, 1e-3, 1.0, 1e-3, 1.0, 1e-3, 1.0, 1.0])
+    with torch.no_grad():
+        first.weight.mul_(scale[:, None])
+        first.bias.mul_(scale)
+        second.weight.mul_(scale)
+    x = torch.randn(16, 4)
+    task = Task(model, (x[:4],), [x])
+    graph = hasten.capture(model, task.example)
+    narrow = Shrink(width=0.6).apply(graph, task)
+    assert {name: tuple(value.shape) for name, value in narrow.named_parameters() if "weight" in name} == {
+        "0.weight": (5, 4),
+        "2.weight": (4, 5),
+        "4.weight": (3, 4),
+    }
+    assert torch.equal(narrow.get_parameter("0.weight"), first.weight[scale == 1])
+    assert narrow(x).shape == (16, 3)
+
+
+def test_depth_and_width_together(task: Task) -> None:
+    graph = hasten.capture(task.model, task.example)
+    smaller = Shrink(depth=0.6, width=0.5).apply(graph, task)
+    assert smaller.get_parameter("6.weight").shape == (3, 3)
+    assert len(find_blocks(smaller)) == 3
+    assert smaller(torch.randn(5, 4)).shape == (5, 3)
 
 
 def test_recipe_with_distillation_after_it(task: Task) -> None:

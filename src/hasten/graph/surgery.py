@@ -1,6 +1,5 @@
 """Remove units from a captured graph, and run the original with them set to zero: the two sides of exactness."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ from hasten.graph.channels import (
     live_nodes,
     parameter_axes,
 )
+from hasten.graph.duplicate import duplicate
 from hasten.graph.relations import Axis
 
 
@@ -72,7 +72,7 @@ def remove(channels: Channels, units: Iterable[Unit]) -> GraphModule:
             f"`units` must leave at least one position of every dimension, but these {len(cut.units)} units would empty "
             f"{len(cut.emptied())} of them. Keep at least one unit of each group that shares a dimension."
         )
-    result = copy.deepcopy(channels.graph)
+    result = duplicate(channels.graph)
     live = {node.name for node in live_nodes(result)}
     _slice_parameters(result, cut)
     for node in list(result.graph.nodes):
@@ -96,7 +96,7 @@ def run_masked(channels: Channels, units: Iterable[Unit], inputs: tuple[Tensor, 
 def zero_parameters(channels: Channels, units: Iterable[Unit]) -> GraphModule:
     """A copy of the analysed graph with the parameter slices of `units` set to zero, shapes as they were."""
     cut = Cut(channels, units)
-    result = copy.deepcopy(channels.graph)
+    result = duplicate(channels.graph)
     with torch.no_grad():
         for path, axes in parameter_axes(channels).items():
             tensor = attribute(result, path)
