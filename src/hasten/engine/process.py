@@ -86,7 +86,8 @@ class SharedMemory:
 
 
 def _bytes(place: Mapping[str, Any]) -> int:
-    return math.prod(place["shape"]) * int(np.dtype(place["dtype"]).itemsize)
+    count: int = math.prod(place["shape"])
+    return count * int(np.dtype(place["dtype"]).itemsize)
 
 
 class ProcessProgram:
