@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
 
 app = typer.Typer(
@@ -208,6 +209,8 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
         table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
     Console().print(table)
 
+
+register_engine(app)
 
 if __name__ == "__main__":
     main()
