@@ -76,7 +76,12 @@ class ResNeXt(nn.Module):
 
     def __init__(self, groups: int = 4) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.c = conv(3, 16), conv(16, 16, 1), conv(16, 16, 3, groups=groups), conv(16, 16, 1)
+        self.stem, self.a, self.b, self.c = (
+            conv(3, 16),
+            conv(16, 16, 1),
+            conv(16, 16, 3, groups=groups),
+            conv(16, 16, 1),
+        )
         self.fc = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +171,12 @@ class GroupedShuffle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.fc = conv(3, 12), conv(12, 24, 1, groups=3), conv(24, 12, 1, groups=3), nn.Linear(12, 5)
+        self.stem, self.a, self.b, self.fc = (
+            conv(3, 12),
+            conv(12, 24, 1, groups=3),
+            conv(24, 12, 1, groups=3),
+            nn.Linear(12, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(self.stem(x))
@@ -219,7 +229,12 @@ class SuperResolution(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.mid, self.up, self.out = nn.Conv2d(12, 8, 3, 1, 1), conv(8, 8), nn.Conv2d(8, 24, 3, 1, 1), nn.Conv2d(6, 3, 3, 1, 1)
+        self.inner, self.mid, self.up, self.out = (
+            nn.Conv2d(12, 8, 3, 1, 1),
+            conv(8, 8),
+            nn.Conv2d(8, 24, 3, 1, 1),
+            nn.Conv2d(6, 3, 3, 1, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.inner(F.pixel_unshuffle(x, 2)))
@@ -268,7 +283,12 @@ class ConvGru(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn, self.gru, self.fc = nn.Conv1d(4, 8, 5, 2), nn.BatchNorm1d(8), nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
+        self.conv, self.bn, self.gru, self.fc = (
+            nn.Conv1d(4, 8, 5, 2),
+            nn.BatchNorm1d(8),
+            nn.GRU(8, 6, batch_first=True),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.conv(x))).transpose(1, 2)
@@ -343,7 +363,13 @@ class Mixer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patch, self.n1, self.n2 = nn.Conv2d(3, 12, 8, 8), nn.LayerNorm(12), nn.LayerNorm(12)
-        self.t1, self.t2, self.c1, self.c2, self.fc = nn.Linear(16, 10), nn.Linear(10, 16), nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, 5)
+        self.t1, self.t2, self.c1, self.c2, self.fc = (
+            nn.Linear(16, 10),
+            nn.Linear(10, 16),
+            nn.Linear(12, 20),
+            nn.Linear(20, 12),
+            nn.Linear(12, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -356,7 +382,12 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.again, self.up, self.down = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 14), nn.Linear(14, 8)
+        self.embed, self.again, self.up, self.down = (
+            nn.Embedding(20, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 14),
+            nn.Linear(14, 8),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
@@ -377,7 +408,12 @@ class WeightNormed(nn.Module):
 class Conv3d(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.up, self.out = nn.Conv3d(1, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ConvTranspose3d(6, 4, 2, 2), nn.Conv3d(4, 2, 1)
+        self.a, self.b, self.up, self.out = (
+            nn.Conv3d(1, 6, 3, padding=1),
+            nn.BatchNorm3d(6),
+            nn.ConvTranspose3d(6, 4, 2, 2),
+            nn.Conv3d(4, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.up(F.max_pool3d(F.relu(self.b(self.a(x))), 2)))
@@ -404,7 +440,12 @@ class Ghost(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.primary, self.cheap, self.fc = conv(3, 8), conv(8, 9, 1), conv(9, 9, 3, groups=9), nn.Linear(14, 5)
+        self.stem, self.primary, self.cheap, self.fc = (
+            conv(3, 8),
+            conv(8, 9, 1),
+            conv(9, 9, 3, groups=9),
+            nn.Linear(14, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.primary(self.stem(x))
@@ -416,7 +457,13 @@ class TwoInputs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.film, self.body, self.fc, self.aux = conv(3, 10), nn.Linear(4, 20), conv(10, 6), nn.Linear(6, 5), nn.Linear(10, 2)
+        self.stem, self.film, self.body, self.fc, self.aux = (
+            conv(3, 10),
+            nn.Linear(4, 20),
+            conv(10, 6),
+            nn.Linear(6, 5),
+            nn.Linear(10, 2),
+        )
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = self.film(z).unsqueeze(-1).unsqueeze(-1).chunk(2, 1)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
+from hasten.serve.cli import register as register_serve
 
 app = typer.Typer(
     name="hasten",
@@ -211,6 +212,7 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
 
 
 register_engine(app)
+register_serve(app)
 
 if __name__ == "__main__":
     main()

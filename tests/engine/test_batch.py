@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -76,17 +77,13 @@ def test_parquet_in_and_out(artifact: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def image_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_artifact(make_artifact: Callable[..., Path]) -> Path:
     """Mean of every channel of a [rows, 3, 8, 8] image."""
-    import torch
-    from torch import nn
+    from onnx import helper
 
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    example = (torch.rand(2, 3, 8, 8),)
-    task = hasten.Task(model=model, example=example, holdout=[(example[0], torch.zeros(2, dtype=torch.long))])
-    out = tmp_path_factory.mktemp("artifacts") / "mean.hasten"
-    hasten.compile(hasten.capture(model, example), task, "onnxruntime", out)
-    return out
+    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)]
+    example = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    return make_artifact("mean", nodes, {"axes": np.array([2, 3], np.int64)}, example)
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 12)) -> bytes:

@@ -180,6 +180,17 @@ class Engine:
                 future.cancel()
             self._set_mode(Mode.ONLINE, more=False)
 
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that no device has started."""
+        return self._dispatcher.waiting_rows
+
+    @property
+    def has_idle_lane(self) -> bool:
+        """Whether a request that arrives now would start at once."""
+        lanes = self._dispatcher.lanes
+        return not self.waiting_rows and any(x.batch is None and not x.dead for x in lanes)
+
     def predicted_latency_s(self, rows: int = 1) -> float:
         """Seconds until a request of `rows` that arrives now would be answered; infinite when nothing is alive."""
         with self._changed:
