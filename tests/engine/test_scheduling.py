@@ -100,6 +100,24 @@ def test_linger_closes_on_size_or_deadline() -> None:
     assert full.end_s == pytest.approx(0.013)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+def test_admission_by_predicted_wait_keeps_the_bound_at_three_times_the_capacity(jitter: float) -> None:
+    device = SimulatedDevice("simulated", 0.0, 0.0075, 1, lanes=2, jitter=jitter)
+    capacity = 2 / 0.0075
+    outcome = simulate([device], poisson(3 * capacity, 6000), admit_s=0.100, limits=Limits(bound_s=0.100))
+    latency = np.array(outcome.latency_s)
+    accepted = latency[~np.isnan(latency)]
+    assert len(accepted) + len(outcome.refused) == 6000
+    assert (accepted <= 0.100).sum() / outcome.end_s >= 0.75 * capacity
+    assert np.percentile(accepted, 99) <= 1.05 * 0.100
+
+
+def test_nothing_is_refused_at_half_the_capacity_or_when_idle() -> None:
+    device = SimulatedDevice("simulated", 0.0, 0.010, 1, lanes=2)
+    assert simulate([device], poisson(100, 2000), admit_s=0.100).refused == []
+    assert simulate([device], [(0.0, 1)], admit_s=0.001).refused == []
+
+
 def test_a_dead_device_loses_nothing() -> None:
     _, slow = bed(1, 4)
     dying = SimulatedDevice("dying", 0, 0.001, 8, dies_at_s=0.050)

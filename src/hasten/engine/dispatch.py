@@ -38,6 +38,7 @@ class Work:
         arrived_s: When it was submitted.
         payload: The caller's own; not looked at here.
         key: Only works with equal keys share a batch: the shapes of their rows, where those may differ.
+        promised_s: When its answer was expected when it arrived; None: nobody asked.
         missing: Rows without an answer so far.
         error: Why it failed, if it did.
         cancelled: Set by the caller when nobody waits for the answer any more.
@@ -47,6 +48,7 @@ class Work:
     arrived_s: float
     payload: Any = None
     key: object = None
+    promised_s: float | None = None
     missing: int = field(init=False)
     error: BaseException | None = None
     cancelled: bool = False
@@ -160,11 +162,14 @@ class Dispatcher:
         self.waiting_rows = 0
         self.resent = 0
         self._queue: deque[Piece] = deque()
-        self._slack = RunningQuantile(0.95)
+        # A tenth of the bound is kept free until there is experience.
+        self._slack = RunningQuantile(0.99, 0.1 * (limits.bound_s or 0.0))
         self._helpless_since: float | None = None
 
     def add(self, work: Work) -> None:
         """Queue a work."""
+        if self.limits.bound_s is not None:
+            work.promised_s = work.arrived_s + self._expected_latency(work.rows, work.arrived_s)
         self._queue.append(Piece(work, 0, work.rows))
         self.waiting_rows += work.rows
 
@@ -203,7 +208,6 @@ class Dispatcher:
         device.rows_done += batch.rows
         device.batches_done += 1
         device.busy_s += seconds
-        self._slack.observe(now - batch.expected_s)
         complete = []
         for piece in batch.pieces:
             work = piece.work
@@ -213,6 +217,8 @@ class Dispatcher:
             work.answered[piece.start : piece.stop] = b"\1" * piece.rows
             if work.missing == 0:
                 complete.append(work)
+                if work.promised_s is not None:
+                    self._slack.observe(now - work.promised_s)
         return complete
 
     def failed(self, lane: Lane, now: float, error: BaseException, *, dead: bool = False) -> list[Work]:
@@ -271,13 +277,23 @@ class Dispatcher:
         return min(frees) + (self.waiting_rows / speed if speed > 0 else 0.0)
 
     def predicted_latency(self, rows: int, now: float) -> float:
-        """Seconds until `rows` that arrive now would be answered, with the 95th percentile of past surprises."""
+        """Seconds until `rows` that arrive now would be answered; where there is a bound, with the 99th percentile of
+        how much later than expected earlier answers came."""
+        return self._expected_latency(rows, now) + max(0.0, self._slack.value)
+
+    def _expected_latency(self, rows: int, now: float) -> float:
         usable = [lane.device for lane in self.lanes if not lane.dead and not lane.stalled]
         if not usable:
             return float("inf")
         ahead = min(self.waiting_rows, max(device.largest for device in usable) - 1)
         service = min(device.model.predict(min(rows + ahead, device.largest)) for device in usable)
-        return self.predicted_wait(now) + service + max(0.0, self._slack.value)
+        return self.predicted_wait(now) + service
+
+    def admits(self, rows: int, bound_s: float, now: float) -> bool:
+        """Whether `rows` that arrive now would be answered within the bound; always when a lane is idle."""
+        if not self.waiting_rows and any(x.batch is None and not x.dead for x in self.lanes):
+            return True
+        return self.predicted_latency(rows, now) <= bound_s
 
     def abandon(self, error: BaseException) -> list[Work]:
         """Fail everything that waits or runs; returns those works."""

@@ -96,6 +96,21 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
+    @classmethod
+    def tune(cls, path: str | os.PathLike[str], *, bound_ms: float | None = None, **options: Any) -> "Engine":
+        """An engine of the shape - replicas, threads, largest batch - that measures best; see `hasten.engine.tune`.
+
+        Args:
+            path: An artifact.
+            bound_ms: Latency bound that the shape has to keep.
+            options: Everything else that the engine takes.
+        """
+        from hasten.engine.tune import tune
+
+        best = tune(path, bound_ms=bound_ms)[0]
+        shape = {"replicas": best.replicas, "threads": best.threads, "largest": best.batch}
+        return cls(path, bound_ms=bound_ms, **(shape | options))
+
     @property
     def devices(self) -> list[str]:
         """Names of the devices."""
@@ -185,11 +200,10 @@ class Engine:
         """Rows that no device has started."""
         return self._dispatcher.waiting_rows
 
-    @property
-    def has_idle_lane(self) -> bool:
-        """Whether a request that arrives now would start at once."""
-        lanes = self._dispatcher.lanes
-        return not self.waiting_rows and any(x.batch is None and not x.dead for x in lanes)
+    def admits(self, rows: int, bound_s: float) -> bool:
+        """Whether `rows` that arrive now would be answered within the bound; always when a device is idle."""
+        with self._changed:
+            return self._dispatcher.admits(rows, bound_s, time.perf_counter())
 
     def predicted_latency_s(self, rows: int = 1) -> float:
         """Seconds until a request of `rows` that arrives now would be answered; infinite when nothing is alive."""

@@ -43,14 +43,17 @@ def profile(runners: Sequence[Runner], *, largest: int = _LARGEST, seconds: floa
         sizes = [runner.fixed or batch for runner in runners]
         last = all(runner.fixed for runner in runners) or 2 * batch > largest
         spent = max(0.0, deadline - time.perf_counter()) * (1.0 if last else 0.3)
-        for times, size, median in zip(found, sizes, _run_together(runners, sizes, spent), strict=True):
+        for times, size, median in zip(found, sizes, run_together(runners, sizes, spent), strict=True):
             times[size] = median
-        if last or time.perf_counter() >= deadline or not any(_gains(times) for times in found):
+        # Three sizes at least, or nothing is known about batching; unless the smallest alone takes all the time.
+        out_of_time = time.perf_counter() >= deadline and (len(found[0]) >= 3 or max(found[0].values()) > seconds / 4)
+        if last or out_of_time or not any(_gains(times) for times in found):
             return [_summary(times) for times in found]
         batch *= 2
 
 
-def _run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
+def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
+    """Median seconds per batch of every device while all lanes of all of them are busy for `seconds`."""
     times: list[list[float]] = [[] for _ in runners]
     errors: list[BaseException] = []
 

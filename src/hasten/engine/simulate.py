@@ -13,6 +13,8 @@ import numpy as np
 from hasten.engine.dispatch import Device, DeviceFailed, Dispatcher, Limits, Mode, Work
 from hasten.engine.service import ServiceModel
 
+_DEFAULT = Limits()
+
 
 @dataclass(frozen=True)
 class SimulatedDevice:
@@ -41,13 +43,17 @@ class SimulatedDevice:
 
 @dataclass
 class Outcome:
-    """What a simulation did: for every work its answers (1 is right), error and times; and the end of the last."""
+    """What a simulation did: for every work its answers (1 is right), error and times; and the end of the last.
+
+    `refused` lists the works that were not admitted.
+    """
 
     answers: list[int]
     errors: list[BaseException | None]
     latency_s: list[float]
     end_s: float
     dispatcher: Dispatcher
+    refused: list[int]
 
 
 def simulate(
@@ -55,7 +61,8 @@ def simulate(
     arrivals: Sequence[tuple[float, int]],
     *,
     offline: bool = False,
-    limits: Limits = Limits(),  # noqa: B008
+    admit_s: float | None = None,
+    limits: Limits = _DEFAULT,
     seed: int = 0,
 ) -> Outcome:
     """Run works of (arrival time in s, rows) on simulated devices.
@@ -64,10 +71,11 @@ def simulate(
         devices: The bed.
         arrivals: Works, in order of time.
         offline: All rows known: water-fill instead of earliest finish.
+        admit_s: Refuse works whose predicted latency is above this, as a server does.
         limits: For the dispatcher.
         seed: Decides the jitter.
     """
-    return _Simulation(devices, arrivals, offline, limits, seed).run()
+    return _Simulation(devices, arrivals, offline, admit_s, limits, seed).run()
 
 
 class _Simulation:
@@ -76,6 +84,7 @@ class _Simulation:
         devices: Sequence[SimulatedDevice],
         arrivals: Sequence[tuple[float, int]],
         offline: bool,
+        admit_s: float | None,
         limits: Limits,
         seed: int,
     ) -> None:
@@ -85,10 +94,11 @@ class _Simulation:
             for x in devices
         ]
         self._dispatcher = Dispatcher(parts, limits)
+        self._admit_s = admit_s
         self._dispatcher.mode = Mode.OFFLINE if offline else Mode.ONLINE
         self._works = [Work(rows, at, index) for index, (at, rows) in enumerate(arrivals)]
         self._outcome = Outcome(
-            [0] * len(arrivals), [None] * len(arrivals), [math.nan] * len(arrivals), 0.0, self._dispatcher
+            [0] * len(arrivals), [None] * len(arrivals), [math.nan] * len(arrivals), 0.0, self._dispatcher, []
         )
         self._rng = np.random.default_rng(seed)
         self._events: list[tuple[float, int, str, int]] = []
@@ -104,7 +114,7 @@ class _Simulation:
         while self._events:
             now, _, kind, index = heapq.heappop(self._events)
             if kind == "arrive":
-                self._dispatcher.add(self._works[index])
+                self._arrive(self._works[index], now)
             elif kind == "end":
                 self._settle(self._dispatcher.finished(self._dispatcher.lanes[index], now), now)
             elif kind == "die":
@@ -114,6 +124,12 @@ class _Simulation:
                 self._settle(self._dispatcher.overdue(now), now)
             self._start(now)
         return self._outcome
+
+    def _arrive(self, work: Work, now: float) -> None:
+        if self._admit_s is not None and not self._dispatcher.admits(work.rows, self._admit_s, now):
+            self._outcome.refused.append(work.payload)
+        else:
+            self._dispatcher.add(work)
 
     def _settle(self, works: Sequence[Work], now: float) -> None:
         for work in works:

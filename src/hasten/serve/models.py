@@ -158,13 +158,12 @@ class Model:
             raise Overloaded(f"At most {self.limits.queue_rows} rows may wait, and {waiting} do.", 1)
         if self.limits.bound_s is None:
             return
-        latency = self.engine.predicted_latency_s(rows)
-        # On an idle device a request is taken even when the model alone is slower than the bound.
-        if latency > self.limits.bound_s and not self.engine.has_idle_lane:
+        if not self.engine.admits(rows, self.limits.bound_s):
             self.counters.rejected += 1
-            bound, predicted = self.limits.bound_s * 1e3, latency * 1e3
+            latency = self.engine.predicted_latency_s(rows)
             raise Overloaded(
-                f"The answer must come within {bound:g} ms, but would take {predicted:.0f} ms. Ask again later.",
+                f"The answer must come within {self.limits.bound_s * 1e3:g} ms, but would take {latency * 1e3:.0f} ms. "
+                "Ask again later.",
                 min(60.0, latency - self.limits.bound_s),
             )
 
