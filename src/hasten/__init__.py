@@ -19,6 +19,7 @@ _HOME = {
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",
     "load": "hasten.artifact",
+    "Engine": "hasten.engine.engine",
     "verify": "hasten.artifact",
     "HastenError": "hasten.errors",
     "InvalidInput": "hasten.errors",

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
+from hasten.serve.cli import register as register_serve
 
 app = typer.Typer(
     name="hasten",
@@ -208,6 +210,9 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
         table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
     Console().print(table)
 
+
+register_engine(app)
+register_serve(app)
 
 if __name__ == "__main__":
     main()
