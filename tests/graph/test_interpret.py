@@ -54,7 +54,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Inputs]] = {
     "gelu": (lambda x: F.gelu(x) + F.gelu(x, approximate="tanh") + F.silu(x) + torch.sigmoid(x), image()),
     "clamp": (lambda x: x.clamp(min=-0.3) + x.clamp(max=0.2) + x.clamp(-1, 1) ** 3, image()),
     "math": (lambda x: torch.rsqrt(x.abs() + 1) + x.exp().log1p() - x.cos() / (x.sin() + 2), image()),
-    "rounding": (lambda x: x.floor() + x.ceil() * 2 + x.round() * 4 + torch.div(x, 0.3, rounding_mode="floor"), image()),
+    "rounding": (
+        lambda x: x.floor() + x.ceil() * 2 + x.round() * 4 + torch.div(x, 0.3, rounding_mode="floor"),
+        image(),
+    ),
     "integer": (lambda x: (x * 3).to(torch.int64) * 0.5 + (x > 0).sum(1, keepdim=True) / 2, image()),
     "reduce": (lambda x: x.amax(1) + x.mean((1,)) + x.sum(1) + x.var(1) + x.std(1), image()),
     "softmax": (lambda x: x.softmax(1) + x.log_softmax(-1), image()),
@@ -75,7 +78,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Inputs]] = {
     "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), image()),
     "causal": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), image()),
     "grouped": (lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], enable_gqa=True), image()),
-    "einsum": (lambda x: torch.einsum("nchw,nkhw->nck", x, x).bmm(torch.ones(1, 4, 2).expand(x.shape[0], 4, 2)), image()),
+    "einsum": (
+        lambda x: torch.einsum("nchw,nkhw->nck", x, x).bmm(torch.ones(1, 4, 2).expand(x.shape[0], 4, 2)),
+        image(),
+    ),
     "two_inputs": (lambda x, i: x.flatten(1).gather(1, i), (image()[0], torch.tensor([[1, 5], [7, 2]]))),
     "group_norm": (lambda x: F.group_norm(x, 2) + F.rms_norm(x, (9,)) + F.normalize(x, dim=1), image()),
 }
@@ -125,7 +131,10 @@ ARCHITECTURES: dict[str, tuple[dict[str, object], Inputs]] = {
     "llama": ({"vocab_size": 64, "num_key_value_heads": 1, "use_cache": False, **_SMALL}, _WORDS),
     "deberta-v2": ({"vocab_size": 64, **_SMALL}, _WORDS),
     "vit": ({"image_size": 32, "patch_size": 8, **_SMALL}, _PIXELS),
-    "swin": ({"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4}, _PIXELS),
+    "swin": (
+        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4},
+        _PIXELS,
+    ),
     "resnet": ({"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "bottleneck"}, _PIXELS),
     "convnext": ({"hidden_sizes": [4, 8], "depths": [1, 1], "num_stages": 2}, _PIXELS),
 }
@@ -151,13 +160,15 @@ def test_a_plan_survives_its_files(tmp_path: Path) -> None:
 
 
 def test_unknown_operators_are_all_named() -> None:
-    made = plan(capture(Fn(lambda x: torch.fft.rfft(x).abs().kthvalue(1).values), (torch.randn(2, 8),)), (torch.randn(2, 8),))
+    made = plan(
+        capture(Fn(lambda x: torch.fft.rfft(x).abs().kthvalue(1).values), (torch.randn(2, 8),)), (torch.randn(2, 8),)
+    )
     with pytest.raises(Unsupported, match=r"aten.*fft_rfft.*aten.kthvalue"):
         interpret.check(made)
 
 
 def test_quantize_and_dequantize_agree_with_torch() -> None:
-    import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers the operators)
+    import torch.ao.quantization.fx._decomposed
 
     ops = torch.ops.quantized_decomposed
     scales, zeros = torch.tensor([0.1, 0.02, 0.3, 0.07]), torch.tensor([0, 3, -2, 1])

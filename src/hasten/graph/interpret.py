@@ -46,10 +46,11 @@ def check(plan: Plan, table: Table = TABLE) -> None:
 
 def _decode(argument: Any, values: Mapping[str, Any], xp: Any) -> Any:
     if isinstance(argument, Mapping):
-        return values[argument["node"]] if "node" in argument else getattr(xp, _DTYPES.get(*[argument["dtype"]] * 2))
+        return values[argument["node"]] if "node" in argument else getattr(xp, _dtype(argument["dtype"]))
     if isinstance(argument, (list, tuple)):
         return [_decode(x, values, xp) for x in argument]
     return argument
 
 
-_DTYPES = {"bool": "bool_"}
+def _dtype(name: str) -> str:
+    return "bool_" if name == "bool" else name

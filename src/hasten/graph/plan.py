@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 # They check what is already known, or only tell torch's memory planner something.
-_WITHOUT_EFFECT = ("aten._assert", "aten.sym_constrain", "operator.ge", "operator.le", "operator.eq", "operator.ne")
+_WITHOUT_EFFECT = ("aten._assert", "aten.sym_constrain")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """ONNX Runtime's CPU provider."""
 
+    evidence: ClassVar[str] = "timed"
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)

@@ -58,9 +58,7 @@ def windows(xp: Any, x: Any, kernel: Sequence[int], stride: Sequence[int], dilat
         [N, C, prod(kernel), *out].
     """
     size = x.shape[2:]
-    out = [
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
-    ]
+    out = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)]
     patches = []
     for offset in itertools.product(*map(range, kernel)):
         index = [
@@ -100,7 +98,14 @@ def convolve(xp: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any,
 
 @entering(TABLE, "aten.conv1d", "aten.conv2d", "aten.conv3d")
 def _conv(
-    xp: Any, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    xp: Any,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Any:
     return convolve(xp, input, weight, bias, stride, padding, dilation, groups)
 
