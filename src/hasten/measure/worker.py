@@ -154,13 +154,23 @@ def _serve() -> None:
                 program = make_target(message["name"], message["options"]).load(Path(message["folder"]))
                 answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
             elif command == "memory":
-                answer = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+                answer = {"peak_bytes": _peak_memory_bytes()}
             else:
                 assert program is not None
                 answer = _COMMANDS[command](program, **message)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {str(error).strip()[:500]}"}
         answers.write(json.dumps(answer) + "\n")
+
+
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process since it started its program."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would also count the parent's memory at the time of the fork
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _rows(inputs: list[dict[str, Any]], batch: int) -> list[np.ndarray]:
