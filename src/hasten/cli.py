@@ -157,6 +157,16 @@ def install_command(names: Annotated[list[str], typer.Argument(metavar="NAME..."
         typer.echo(f"installed {environments.install(name)}")
 
 
+@targets_app.command("docs")
+def docs_command(
+    measured: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/targets.py.")] = None,
+) -> None:
+    """Print the page docs/targets.md."""
+    from hasten.report.targets import targets_page
+
+    typer.echo(targets_page(measured))
+
+
 @app.command("techniques")
 def techniques_command(as_json: JsonOption = False) -> None:
     """List the techniques and their options."""

@@ -208,7 +208,9 @@ class _Walk:
     def _rescale(self, value: _Sum, made: _Real) -> Rescale:
         factors = value.scale / made.scale
         shift = self._bits - math.ceil(math.log2(factors.max()))
-        low, high = (made.zero_point + round(bound / made.scale) if math.isfinite(bound) else bound for bound in value.clamp)
+        low, high = (
+            made.zero_point + round(bound / made.scale) if math.isfinite(bound) else bound for bound in value.clamp
+        )
         return Rescale(
             np.maximum(np.round(factors * 2.0**shift), 1).astype(np.int64),
             shift,
