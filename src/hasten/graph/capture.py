@@ -1,6 +1,5 @@
 """Turn any nn.Module into a live, trainable graph of ATen operators, and a graph back into an ExportedProgram."""
 
-import copy
 import inspect
 import warnings
 from typing import Any
@@ -12,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput
+from hasten.graph.duplicate import duplicate
 from hasten.task import Inputs
 
 
@@ -28,7 +28,7 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
     Raises:
         InvalidInput: The model cannot be exported, returns no tensor, or its output on `example` is not finite.
     """
-    model = copy.deepcopy(model).eval()
+    model = duplicate(model).eval()
     with torch.no_grad():
         try:
             reference = model(*example)

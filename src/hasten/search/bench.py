@@ -20,7 +20,7 @@ from hasten.search.trial import Trial
 from hasten.task import Task
 
 _QUICK_TURNS = 5
-_EVALUATION_BATCH = 16
+_EVALUATION_BATCH = 8
 
 
 @dataclass(frozen=True)

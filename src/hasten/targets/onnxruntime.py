@@ -3,7 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class OnnxRuntime:
     """ONNX Runtime's CPU provider."""
+
+    placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
     spinning: bool = option(True, "idle threads spin before they sleep: faster alone, harmful beside others")

@@ -4,7 +4,7 @@ import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ _PRECISION_HINT = {"fp32": "f32", "bf16": "bf16"}
 @dataclass(frozen=True)
 class OpenVino:
     """OpenVINO's CPU plugin."""
+
+    placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
     precision: Literal["fp32", "bf16"] = option(

@@ -1,0 +1,161 @@
+"""Operators that take statistics over dimensions: norms, softmax, reductions, scans.
+
+A cut through the dimension that a mean, variance or maximum is taken over changes the statistic, so such axes are
+marked approximate. A sum is not changed by removing zeros.
+"""
+
+from hasten.graph.relations import Axis
+from hasten.graph.rules.call import Axes, Call, NotCovered, Rule, Result, shapes_of
+
+
+def batch_norm(call: Call) -> Axes:
+    """Per-channel statistics over dimension 1; also instance normalisation."""
+    x = call.axes("input")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        axes = call.axes_or_none(name)
+        if axes is not None:
+            call.tie(axes[0], x[1])
+    if "use_input_stats" in call:  # instance normalisation: statistics over the spatial dimensions
+        call.freeze(x[2:])
+    return x
+
+
+def layer_norm(call: Call) -> Axes:
+    """Layer and RMS normalisation over the last dimensions."""
+    x, count = call.axes("input"), len(call["normalized_shape"])
+    last = x[len(x) - count :]
+    call.approximate += last
+    for name in ("weight", "bias"):
+        axes = call.axes_or_none(name) if name in call else None
+        if axes is not None:
+            for a, b in zip(axes, last, strict=True):
+                call.tie(a, b)
+    call.edit("normalized_shape", lambda kept: [kept.size(a) for a in last])
+    return x
+
+
+def group_norm(call: Call) -> Axes:
+    """Whole groups leave exactly; channels within the groups change the statistics."""
+    x, groups = call.axes("input"), call["num_groups"]
+    for name in ("weight", "bias"):
+        axes = call.axes_or_none(name)
+        if axes is not None:
+            call.tie(axes[0], x[1])
+    if groups == 1:
+        call.approximate.append(x[1])
+    elif groups < x[1].size:
+        group, within = call.relations.fresh(groups), call.relations.fresh(x[1].size // groups)
+        call.relations.product(x[1], [group, within])
+        call.approximate.append(within)
+        call.edit("num_groups", lambda kept: kept.size(group))
+    else:
+        call.edit("num_groups", lambda kept: kept.size(x[1]))
+    call.freeze(x[2:])
+    return x
+
+
+def softmax(call: Call) -> Axes:
+    """softmax, log_softmax, and scans along one dimension."""
+    x = call.axes("self")
+    if x:
+        call.freeze([x[call["dim"]]], "the operator runs along it")
+    return x
+
+
+def reduce_sum(call: Call) -> Axes:
+    """Sums (also of powers): removing zeros changes nothing."""
+    return _reduced(call)[0]
+
+
+def reduce_statistic(call: Call) -> Axes:
+    """Means, variances, extrema: removing zeros changes the result."""
+    axes, gone = _reduced(call)
+    call.approximate += gone
+    return axes
+
+
+def reduce_with_indices(call: Call) -> Result:
+    """max, min, topk, sort, argmax, ... along a dimension: their indices name positions, so it stays."""
+    if "other" in call:  # max(a, b): elementwise
+        return call.broadcast(call.tensors())
+    axes, gone = _reduced(call)
+    call.freeze(gone, "indices name its positions")
+    return [axes] * len(shapes_of(call.node)) if _many(call) else axes
+
+
+def sorted_along(call: Call) -> Result:
+    """sort and topk: the dimension stays, or shrinks to k."""
+    x = list(call.axes("self"))
+    d = call["dim"] % len(x)
+    call.freeze([x[d]], "indices name its positions")
+    x[d] = call.fixed(d, "indices name its positions")
+    return [tuple(x)] * len(shapes_of(call.node)) if _many(call) else tuple(x)
+
+
+def var_mean(call: Call) -> list[Axes]:
+    """Variance and mean together."""
+    axes, gone = _reduced(call)
+    call.approximate += gone
+    return [axes, axes]
+
+
+def weight_norm(call: Call) -> Result:
+    """v * g / |v|, the norm taken over all dimensions but one."""
+    v, g, d = call.axes("v"), call.axes("g"), call["dim"]
+    call.approximate += [a for i, a in enumerate(v) if i != d]
+    for i, (a, b) in enumerate(zip(v, g, strict=True)):
+        if i == d:
+            call.tie(a, b)
+    return [v, g] if _many(call) else v
+
+
+def _reduced(call: Call) -> tuple[Axes, list[Axis]]:
+    """(axes of the output, axes that the reduction runs over)."""
+    x = call.tensors()[0]
+    dims = call["dim"] if "dim" in call else None
+    if dims is None or dims == []:
+        chosen = set(range(len(x)))
+    else:
+        chosen = {d % len(x) for d in ([dims] if isinstance(dims, int) else dims)} if x else set()
+    keep = bool(call["keepdim"]) if "keepdim" in call else False
+    if not keep:
+        return tuple(a for d, a in enumerate(x) if d not in chosen), [x[d] for d in sorted(chosen)]
+    one = call.relations.frozen(1, "it has one position")
+    return tuple(one if d in chosen else a for d, a in enumerate(x)), [x[d] for d in sorted(chosen)]
+
+
+def _many(call: Call) -> bool:
+    return isinstance(call.node.meta.get("val"), (tuple, list))
+
+
+def cross_norm(call: Call) -> Axes:
+    """|x|_p: a sum of powers for 0 < p < inf, an extremum otherwise."""
+    order = call["ord"] if "ord" in call else call["p"] if "p" in call else 2
+    if order is not None and not isinstance(order, (int, float)):
+        raise NotCovered(f"norm of order {order!r}")
+    axes, gone = _reduced(call)
+    if order is not None and not 0 < order < float("inf"):
+        call.approximate += gone
+    return axes
+
+
+RULES: dict[str, Rule] = (
+    {name: softmax for name in "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp".split()}
+    | {name: reduce_statistic for name in "mean var std amax amin logsumexp prod any all median".split()}
+    | {name: reduce_with_indices for name in "max min argmax argmin mode kthvalue cummax cummin".split()}
+    | {name: sorted_along for name in "sort topk argsort".split()}
+    | {
+        "batch_norm": batch_norm,
+        "instance_norm": batch_norm,
+        "layer_norm": layer_norm,
+        "rms_norm": layer_norm,
+        "group_norm": group_norm,
+        "sum": reduce_sum,
+        "norm": cross_norm,
+        "linalg_vector_norm": cross_norm,
+        "var_mean": var_mean,
+        "std_mean": var_mean,
+        "_weight_norm": weight_norm,
+        "_weight_norm_interface": weight_norm,
+    }
+)

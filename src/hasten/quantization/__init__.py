@@ -1,0 +1,1 @@
+"""Machinery of quantization: where Q/DQ stands, how ranges are observed, how numbers are rounded. Techniques use it."""

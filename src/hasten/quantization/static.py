@@ -1,0 +1,122 @@
+"""Static quantization of a captured graph: inference form, placement, calibration, conversion to Q/DQ."""
+
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule
+
+from hasten.errors import InvalidInput, Unsupported
+from hasten.graph.attention import decompose_attention
+from hasten.graph.canonical import to_inference_form
+from hasten.graph.capture import export
+from hasten.graph.duplicate import duplicate
+from hasten.graph.fold_batch_norm import fold_batch_norm
+from hasten.quantization.observers import MinMax, PerChannelWeight
+from hasten.quantization.placement import Placement
+from hasten.quantization.quantizer import PlacedQuantizer
+from hasten.quantization.torchao import (
+    ANNOTATION_KEY,
+    DerivedObserverOrFakeQuantize,
+    ObserverBase,
+    QuantizationSpec,
+    convert_pt2e,
+    prepare_pt2e,
+)
+from hasten.task import Inputs
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Everything static quantization chooses.
+
+    Attributes:
+        placement: Where Q/DQ stands.
+        keep_float: Names of layers, as nodes of the captured graph, that stay in float.
+    """
+
+    placement: Placement
+    keep_float: tuple[str, ...] = ()
+
+
+def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[Inputs], scheme: Scheme) -> GraphModule:
+    """A copy of `graph` whose integer operators stand between quantize and dequantize nodes.
+
+    Args:
+        graph: Captured graph.
+        example: One batch of inputs.
+        batches: Batches to observe the ranges of activations on.
+        scheme: What to choose.
+
+    Raises:
+        Unsupported: Nothing in the graph can run on integers, or a name in `keep_float` is not in it.
+        InvalidInput: `batches` is empty.
+    """
+    prepared = prepare(graph, example, scheme)
+    calibrate(prepared, batches)
+    return convert(prepared)
+
+
+def prepare(graph: GraphModule, example: Inputs, scheme: Scheme) -> GraphModule:
+    """A copy in inference form, batch norm folded, with an observer at every tensor that becomes integer."""
+    names = {node.name for node in graph.graph.nodes}
+    for name in scheme.keep_float:
+        if name not in names:
+            raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
+    graph = inference_form(graph, example)
+    symmetric = scheme.placement.zero_point == "middle"
+    qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
+    activation = QuantizationSpec(torch.uint8, MinMax, 0, 255, qscheme)
+    weight = QuantizationSpec(torch.int8, PerChannelWeight, -127, 127, torch.per_channel_symmetric, ch_axis=0)
+    quantizer = PlacedQuantizer(scheme.placement, activation, weight, scheme.keep_float)
+    prepared: GraphModule = prepare_pt2e(graph, quantizer)
+    if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
+        raise Unsupported("The graph has no convolution, linear layer or product that can run on integers.")
+    return prepared
+
+
+def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
+    """A copy in evaluation mode, without dropout or in-place operators, batch norm folded, attention in its parts."""
+    graph = duplicate(graph)
+    to_inference_form(graph)
+    fold_batch_norm(graph)
+    decompose_attention(graph)
+    # Tracing again gives every new node the meta data (shape, dtype) that annotation reads.
+    fresh = export(graph, example).module(check_guards=False)
+    assert isinstance(fresh, GraphModule)
+    return fresh
+
+
+def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> None:
+    """Run the observed graph on `batches`."""
+    count = 0
+    with torch.no_grad():
+        for inputs in batches:
+            prepared(*inputs)
+            count += 1
+    if not count:
+        raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
+
+
+def convert(prepared: GraphModule) -> GraphModule:
+    """Replace the observers by Q/DQ with their parameters, and weights by their integers."""
+    for module in list(prepared.modules()):
+        # Deriving a bias's parameters may raise a weight's scale, which must be known before the weight is converted.
+        if isinstance(module, DerivedObserverOrFakeQuantize):
+            module.calculate_qparams()
+    converted = convert_pt2e(prepared)
+    for node in converted.graph.nodes:
+        node.meta.pop(ANNOTATION_KEY, None)
+    assert isinstance(converted, GraphModule)
+    return converted
+
+
+def first_samples(batches: Iterable[Inputs], samples: int) -> Iterator[Inputs]:
+    """The batches that hold the first `samples` samples; the last is cut."""
+    left = samples
+    for inputs in batches:
+        if left <= 0:
+            return
+        yield tuple(x[:left] for x in inputs)
+        left -= len(inputs[0])

@@ -1,0 +1,47 @@
+"""Static post-training quantization: weights and activations as integers, ranges from calibration data.
+
+Source of the scheme: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", sections 2 and 3.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from hasten.quantization.placement import PLACEMENTS
+from hasten.recipe import Stage, check_options, option
+from hasten.task import calibration_inputs
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from hasten.task import Task
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Weights per output channel and symmetric, activations per tensor, biases as 32-bit accumulators."""
+
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    weights: Literal["int8"] = option("int8", "integers of the weights", choices=("int8",))
+    activations: Literal["int8"] = option("int8", "integers of the activations", choices=("int8",))
+    placement: str = option(
+        "fuse_clamps", "where quantize/dequantize nodes stand: the target says", choices=tuple(PLACEMENTS)
+    )
+    samples: int = option(256, "calibration samples to look at", low=1)
+    keep_float: tuple[str, ...] = option((), "names of layers (nodes of the captured graph) that stay in float")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def apply(self, graph: "GraphModule", task: "Task") -> "GraphModule":
+        """Return a copy with quantize/dequantize operators, its weights stored as int8.
+
+        Raises:
+            Unsupported: Nothing in the graph can run on integers.
+        """
+        from hasten.quantization.static import Scheme, first_samples, quantize_statically
+
+        scheme = Scheme(PLACEMENTS[self.placement], self.keep_float)
+        batches = first_samples(calibration_inputs(task), self.samples)
+        return quantize_statically(graph, task.example, batches, scheme)

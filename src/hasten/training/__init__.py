@@ -1,0 +1,7 @@
+"""The one training loop: recovery after pruning, distillation and quantization-aware training all run on it."""
+
+from hasten.training.loop import Epoch, train
+from hasten.training.options import Training
+from hasten.training.validation import mean_score, task_loss
+
+__all__ = ["Epoch", "Training", "mean_score", "task_loss", "train"]

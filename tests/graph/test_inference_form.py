@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from hasten.graph.attention import decompose_attention
+from hasten.graph.canonical import to_inference_form
+from hasten.graph.capture import capture
+from hasten.graph.fold_batch_norm import fold_batch_norm
+
+aten = torch.ops.aten
+
+
+def targets(graph: GraphModule) -> list[object]:
+    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)), (2, 3, 8)),
+        (nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6)), (2, 4, 8, 8)),
+        (nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4, affine=False)), (2, 4, 8, 8)),
+        (nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6)), (2, 4, 8, 8)),
+        (nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)), (2, 5)),
+    ],
+)
+def test_folding_batch_norm_keeps_the_function(model: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    graph = capture(with_statistics(model), (x,))
+    reference = graph(x)
+    assert fold_batch_norm(graph) == 1
+    assert aten.batch_norm.default not in targets(graph)
+    torch.testing.assert_close(graph(x), reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.ConvTranspose2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)),
+    ],
+)
+def test_a_batch_norm_that_cannot_be_folded_stays(model: nn.Module) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    graph = capture(with_statistics(model), (x,))
+    reference = graph(x)
+    assert fold_batch_norm(graph) == 0
+    torch.testing.assert_close(graph(x), reference)
+
+
+class Shared(nn.Module):
+    """One convolution before two batch norms: folding either into the shared weight would break the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.conv(self.a(self.conv(x))))
+
+
+def test_a_shared_weight_is_folded_into_copies() -> None:
+    x = torch.randn(2, 3, 6, 6)
+    graph = capture(with_statistics(Shared()), (x,))
+    reference = graph(x)
+    assert fold_batch_norm(graph) == 2
+    torch.testing.assert_close(graph(x), reference, rtol=1e-4, atol=1e-5)
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + 1
+        z = y * 2
+        torch.relu_(y)
+        return nn.functional.dropout(y, 0.5, self.training) + z
+
+
+def test_in_place_operators_and_dropout_go_and_later_readers_see_the_change() -> None:
+    x = torch.randn(4, 5)
+    graph = capture(InPlace(), (x,))
+    to_inference_form(graph)
+    assert not any(str(t).split(".")[1].endswith("_") for t in targets(graph))
+    torch.testing.assert_close(graph(x), (x + 1).relu() + (x + 1) * 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+        mask = None if self.causal else keep[:, None, None, :]
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_in_its_parts_is_the_same_attention(causal: bool) -> None:
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    keep = torch.tensor([[True, True, True, False, False], [True] * 5])
+    graph = capture(Attention(causal), (q, k, v, keep))
+    reference = graph(q, k, v, keep)
+    assert decompose_attention(graph) == 1
+    assert aten.scaled_dot_product_attention.default not in targets(graph)
+    torch.testing.assert_close(graph(q, k, v, keep), reference, rtol=1e-4, atol=1e-5)
