@@ -90,6 +90,22 @@ class Job:
         """Write an nn.Module as one ONNX file with a dynamic batch, as the harness wrote `model.onnx`."""
         export_onnx(model, self.example(), [x["name"] for x in self.about["inputs"]], path)
 
+    @staticmethod
+    def declare_torchvision() -> None:
+        """Let torchvision's Python parts be imported where only a build for another device is installed.
+
+        Its compiled operators do not load on the CPU build of PyTorch, and its import stops at the first of them that
+        is not declared. None of them is called by any work here.
+        """
+        import torch
+
+        for name, schema in (
+            ("nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
+            ("roi_align", "(Tensor x, Tensor r, float s, SymInt h, SymInt w, int n, bool a) -> Tensor"),
+        ):
+            if not hasattr(torch.ops.torchvision, name):
+                torch.library.define(f"torchvision::{name}", schema)
+
     def _rows(self, part: str, batch: int) -> list[slice]:
         count = len(self.arrays(part)[0])
         return [slice(start, min(start + batch, count)) for start in range(0, count, batch)]

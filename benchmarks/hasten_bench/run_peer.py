@@ -51,6 +51,15 @@ def _count(part: Any) -> int:
     return sum(1 for line in ast.unparse(part).splitlines() if line.strip())
 
 
+def peak_bytes() -> int:
+    """Peak resident memory of this process; `getrusage` would start at the memory of the process that forked it."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> int:
     """Run the variant and write `result.json`; returns the exit code."""
     peer_path, variant, job_path = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
@@ -67,8 +76,7 @@ def main() -> int:
         first = (str(error).strip().splitlines() or [""])[0]
         result = {"failure": f"{type(error).__name__}: {first[:300]}"}
     result["tool_s"] = time.perf_counter() - started
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    result["tool_peak_bytes"] = max(own, children) * 1024
+    result["tool_peak_bytes"] = peak_bytes()
     result["lines"] = lines_of(peer, variant)
     scratch = job_path.with_name(".result.json")
     scratch.write_text(json.dumps(result))
