@@ -45,9 +45,11 @@ def contest_command(
     work = [workloads.workload(n) for n in net] if net else [w for w in known.values() if w.quick or not quick]
     settings = contest.QUICK if quick else contest.Settings()
     document = results.provenance(sys.argv[1:], settings) | {"kind": "contest", "workloads": []}
-    goal = out or results.FOLDER / f"contest-{'quick-' if quick else ''}{document['started'].replace(':', '')[:17]}.json"
+    goal = (
+        out or results.FOLDER / f"contest-{'quick-' if quick else ''}{document['started'].replace(':', '')[:17]}.json"
+    )
     for item in work:
-        entrants = [(p, variant) for p in chosen_peers for variant in p.asked_for(item)]
+        entrants = [(p, variant) for p in chosen_peers for variant in p.asked_for(item, quick)]
         before = results.load_average()
         found = contest.run_workload(item, entrants, settings, typer.echo)
         loads = {"load_average_before": before, "load_average_after": results.load_average()}

@@ -1,5 +1,6 @@
 """One workload, every peer: ask, time, judge, and keep a row for each, whatever became of it."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ class Settings:
         largest_batch: Of the throughput sweep.
         minutes: What a tool may spend on searching or training.
         limit_s: When a tool's process is ended.
+        network_s: What all tools together may take on one network; who comes later keeps a row that says so.
     """
 
     turns: int = 15
@@ -35,9 +37,10 @@ class Settings:
     largest_batch: int = 64
     minutes: float = 10.0
     limit_s: float = 1800.0
+    network_s: float = float("inf")
 
 
-QUICK = Settings(turns=7, test_rows=600, largest_batch=16, minutes=1.0, limit_s=240.0)
+QUICK = Settings(turns=7, test_rows=600, largest_batch=16, minutes=0.5, limit_s=120.0, network_s=300.0)
 
 
 def run_workload(
@@ -60,15 +63,27 @@ def run_workload(
         say(f"{workload.name}: skipped: {error}")
         return begun | {"skipped": str(error), "rows": []}
     home = cache() / "jobs" / workload.name
-    answers = [_ask(peer, variant, handover, home, settings, say) for peer, variant in entrants]
+    end = time.monotonic() + settings.network_s
+    answers = [_ask(peer, variant, handover, home, settings, end, say) for peer, variant in entrants]
     return begun | {"about": handover.about} | _rows(workload, handover, answers, home, settings, say)
 
 
 def _ask(
-    peer: Peer, variant: str, handover: Handover, home: Path, settings: Settings, say: Callable[[str], None]
+    peer: Peer,
+    variant: str,
+    handover: Handover,
+    home: Path,
+    settings: Settings,
+    end: float,
+    say: Callable[[str], None],
 ) -> Answer:
     folder = home / f"{peer.name}-{variant}"
-    answer = tool.ask(peer, variant, handover, folder, minutes=settings.minutes, limit_s=settings.limit_s)
+    left = end - time.monotonic()
+    if left <= 0:
+        answer = Answer(peer.name, variant, folder, failure=f"not asked: the {settings.network_s:.0f} s were used up")
+    else:
+        limit_s = min(settings.limit_s, left)
+        answer = tool.ask(peer, variant, handover, folder, minutes=settings.minutes, limit_s=limit_s)
     say(f"  {answer.name}: {answer.failure or f'{answer.tool_s:.0f} s'}")
     return answer
 
@@ -111,9 +126,7 @@ def _judged(
     return judge(workload, measured.outputs, baseline.outputs, handover.test_target), measured
 
 
-def _finals(
-    fastest: list[tuple[float, Answer]], handover: Handover, home: Path, settings: Settings
-) -> dict[str, Any]:
+def _finals(fastest: list[tuple[float, Answer]], handover: Handover, home: Path, settings: Settings) -> dict[str, Any]:
     """The fastest accurate programs of all peers, one of each, against hasten's fastest."""
     ordered = [answer for _, answer in sorted(fastest, key=lambda x: -x[0])]
     best_of: dict[str, Answer] = {}

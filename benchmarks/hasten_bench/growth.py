@@ -59,7 +59,13 @@ def _points(family: str, size: float, samples: int, axis: str, say: Callable[[st
     command = [sys.executable, "-m", "hasten_bench.growth_stages", family, str(int(size)), str(samples)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=os.environ, start_new_session=True
+            command,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+            env=os.environ,
+            start_new_session=True,
         )
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode:

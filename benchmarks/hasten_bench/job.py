@@ -113,17 +113,23 @@ class Job:
 
 def export_onnx(model: Any, example: tuple[Any, ...], names: list[str], path: Path) -> None:
     """`torch.onnx.export` of a module in eval mode, batch dynamic, weights inside the file."""
+    import logging
+    import warnings
+
     import torch
 
+    # The exporter talks about its own internals.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     # A batch of 1 would be taken for a constant.
     pair = tuple(torch.cat([x[:1], x[:1]]) for x in example)
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in example)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model.eval(), pair, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=["output"],
             verbose=False,
         )  # fmt: skip
-    program.save(str(path), external_data=False)
+        program.save(str(path), external_data=False)
 
 
 def scores(metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The peers: every file in `peers/` is one, its name is the peer's name.
 
-A peer states `REQUIREMENTS` (pinned), `TITLE`, `VARIANTS` (name to function of a Job), `KINDS` (which kinds of work a
-variant is for), and, where it applies, `NEEDS_VALIDATION` and `NEEDS_TRAINING` (variants that need those rows).
-Its functions import the peer's packages when called, so that the file can be read in any environment.
+A peer states `REQUIREMENTS` (pinned), `TITLE`, `VARIANTS` (name to function of a Job) and `KINDS` (which kinds of work
+a variant is for); where it applies, `NEEDS_VALIDATION` and `NEEDS_TRAINING` (variants that need those rows) and `SLOW`
+(variants left out of a quick run). Its functions import the peer's packages when called, so that the file can be read
+in any environment.
 """
 
 import importlib.util
@@ -26,20 +27,23 @@ class Peer:
     variants: tuple[str, ...]
     kinds: dict[str, tuple[str, ...]]
     needs_rows: tuple[str, ...]
+    slow: tuple[str, ...] = ()
 
-    def asked_for(self, workload: Workload) -> list[str]:
-        """The variants that make sense on a workload."""
+    def asked_for(self, workload: Workload, quick: bool = False) -> list[str]:
+        """The variants that make sense on a workload; the slow ones not in a quick run."""
         return [
             variant
             for variant in self.variants
-            if workload.kind in self.kinds[variant] and (workload.trained or variant not in self.needs_rows)
+            if workload.kind in self.kinds[variant]
+            and (workload.trained or variant not in self.needs_rows)
+            and not (quick and variant in self.slow)
         ]
 
 
 def peers() -> dict[str, Peer]:
-    """Every peer by name; eager PyTorch, the baseline, first, and hasten last."""
+    """Every peer by name; eager PyTorch, the baseline, first, then hasten."""
     names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
-    names.sort(key=lambda name: (name != "eager", name == "hasten", name))
+    names.sort(key=lambda name: (name != "eager", name != "hasten", name))
     return {name: _read(name) for name in names}
 
 
@@ -60,4 +64,13 @@ def _read(name: str) -> Peer:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     needs = (*getattr(module, "NEEDS_VALIDATION", ()), *getattr(module, "NEEDS_TRAINING", ()))
-    return Peer(name, module.TITLE, path, module.REQUIREMENTS, tuple(module.VARIANTS), module.KINDS, needs)
+    return Peer(
+        name,
+        module.TITLE,
+        path,
+        module.REQUIREMENTS,
+        tuple(module.VARIANTS),
+        module.KINDS,
+        needs,
+        getattr(module, "SLOW", ()),
+    )

@@ -46,15 +46,21 @@ def measure(
         inputs: Real rows, one file per input.
         scratch: Folder for outputs and logs.
         turns: Rounds of the timer.
-        largest: Largest batch of the throughput sweep; 1: none.
+        largest: Largest batch of the throughput sweep.
     """
     others = [a for a in answers if a.name != baseline.name]
     found: dict[str, Measured] = {}
-    for start in range(0, max(1, len(others)), GROUP):
-        group = [baseline, *others[start : start + GROUP]]
-        with contextlib.ExitStack() as stack:
-            workers = _start(group, inputs, scratch, found, stack)
-            _group(workers, {a.name: a for a in group}, baseline.name, inputs, found, turns, largest, scratch)
+    groups = [others[start : start + GROUP] for start in range(0, max(1, len(others)), GROUP)]
+    while groups:
+        group = groups.pop(0)
+        try:
+            _measure_group([baseline, *group], inputs, scratch, found, turns, largest)
+        except HastenError as error:
+            # One of them ended while it was timed: each alone, so that only that one loses its row.
+            if len(group) > 1:
+                groups = [[a] for a in group] + groups
+            else:
+                found[group[0].name if group else baseline.name] = Measured(failure=str(error))
     return found
 
 
@@ -82,6 +88,30 @@ def program_bytes(answer: Answer) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
+def _measure_group(
+    group: list[Answer], inputs: list[ArrayFile], scratch: Path, found: dict[str, Measured], turns: int, largest: int
+) -> None:
+    """Measure a group whose first is the baseline."""
+    baseline = group[0].name
+    answers = {a.name: a for a in group}
+    with contextlib.ExitStack() as stack:
+        workers = _start(group, inputs, scratch, found, stack)
+        if baseline not in workers:
+            return
+        latencies = compare(workers, baseline, inputs, batch=1, turns=turns)
+        flexible = {name: w for name, w in workers.items() if _takes_batches(w, inputs)}
+        rates = best_throughput(flexible, baseline, inputs, largest=largest) if baseline in flexible else {}
+        for name, worker in workers.items():
+            if name in found and not found[name].failure:
+                continue  # the baseline, measured with an earlier group
+            with _recorded(name, found):
+                batch = _BATCH if name in flexible else 1
+                outputs = _outputs(worker, inputs, scratch / name.replace("/", "-"), batch)
+                rate = rates[name].to_json() if name in rates else {}
+                size = program_bytes(answers[name])
+                found[name] = Measured(latencies[name].to_json(), rate, size, worker.peak_memory_bytes(), outputs)
+
+
 def _start(
     group: list[Answer], inputs: list[ArrayFile], scratch: Path, found: dict[str, Measured], stack: contextlib.ExitStack
 ) -> dict[str, Worker]:
@@ -96,30 +126,19 @@ def _start(
     return workers
 
 
-def _group(
-    workers: dict[str, Worker], answers: dict[str, Answer], baseline: str, inputs: list[ArrayFile],
-    found: dict[str, Measured], turns: int, largest: int, scratch: Path,
-) -> None:  # fmt: skip
-    latencies = compare(workers, baseline, inputs, batch=1, turns=turns)
-    flexible = {name: w for name, w in workers.items() if "batch" not in answers[name].program}
-    rates = best_throughput(flexible, baseline, inputs, largest=largest) if largest > 1 else {}
-    for name, worker in workers.items():
-        if name in found and not found[name].failure:
-            continue  # the baseline, measured with an earlier group
-        with _recorded(name, found):
-            outputs = _outputs(worker, inputs, scratch / name.replace("/", "-"), answers[name].program.get("batch"))
-            found[name] = Measured(
-                latencies[name].to_json(),
-                rates[name].to_json() if name in rates else {},
-                program_bytes(answers[name]),
-                worker.peak_memory_bytes(),
-                outputs,
-            )
+def _takes_batches(worker: Worker, inputs: list[ArrayFile]) -> bool:
+    """Whether a program runs at other batch sizes than 1; some tools export one only."""
+    try:
+        worker.time_calls(inputs, 2, 0.0, least=1)
+    except HastenError:
+        return False
+    return True
 
 
-def _outputs(worker: Worker, inputs: list[ArrayFile], folder: Path, batch: int | None) -> np.ndarray:
+def _outputs(worker: Worker, inputs: list[ArrayFile], folder: Path, batch: int) -> np.ndarray:
+    """The first output for every row, [n, ...]."""
     rows = np.arange(inputs[0].shape[0])
-    array = np.array(worker.infer(inputs, rows, folder, batch or _BATCH)[0].open())
+    array = np.array(worker.infer(inputs, rows, folder, batch)[0].open())
     if not np.isfinite(array).all():
         raise HastenError("its outputs are not finite")
     return array

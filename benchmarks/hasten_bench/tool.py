@@ -26,7 +26,7 @@ class Answer:
     Attributes:
         peer, variant: Who was asked for what.
         folder: Where the program lies.
-        program: `target` and `options` that load it, `folder` under `Answer.folder`, `batch` if only one is possible.
+        program: `target` and `options` that load it, and its `folder` under `Answer.folder`.
         failure: Why there is no program; empty if there is one.
         tool_s: Time the tool took, imports included.
         tool_peak_bytes: Peak resident memory of the tool's process.

@@ -78,13 +78,15 @@ def _all() -> list[Workload]:
         ),
         Workload(
             "resnet20", "ResNet-20, CIFAR-10", net="cifar_resnet", options={"depth": 20},
-            make=functools.partial(_cifar, 20), test_metric="top1", quick=True, **image,
+            make=functools.partial(_cifar, 20), test_metric="top1", **image,
         ),
         Workload(
             "digits", "small CNN, handwritten digits", net="digits", make=_digits, test_metric="top1", **image
         ),
         Workload("resnet50", "ResNet-50 (random weights)", net="resnet50", make=_images("resnet50"), **image),
-        Workload("mobilenet_v2", "MobileNetV2 (random weights)", net="mobilenet_v2", make=_images("mobilenet_v2"), **image),
+        Workload(
+            "mobilenet_v2", "MobileNetV2 (random weights)", net="mobilenet_v2", make=_images("mobilenet_v2"), **image
+        ),
         Workload("vit_b", "ViT-B/16 (random weights)", net="vit", make=_images("vit"), metric="cosine", **image),
         Workload("bert_base", "BERT-base, 128 tokens (random weights)", make=_tokens, metric="cosine", **text),
         Workload(

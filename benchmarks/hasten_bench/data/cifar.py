@@ -5,6 +5,7 @@ for the harness alone.
 """
 
 import io
+import itertools
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def decode(name: str) -> tuple[np.ndarray, np.ndarray]:
         jpeg, offset, label = archive["jpeg"].tobytes(), archive["offset"], archive["label"]
     pixels = np.stack([
         np.asarray(Image.open(io.BytesIO(jpeg[start:end])))
-        for start, end in zip(offset[:-1], offset[1:], strict=True)
+        for start, end in itertools.pairwise(offset)
     ])  # fmt: skip
     images = (pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255 - MEAN) / STD
     return images, label.astype(np.int64)

@@ -23,7 +23,9 @@ def tokens(network: Callable[[], nn.Module], length: int, vocabulary: int = 3052
     return _random(network, ids, np.ones_like(ids))
 
 
-def decoding(network: Callable[[], nn.Module], cache_shape: tuple[int, ...], vocabulary: int, rows: int = 8) -> Material:
+def decoding(
+    network: Callable[[], nn.Module], cache_shape: tuple[int, ...], vocabulary: int, rows: int = 8
+) -> Material:
     """Random tokens [rows, 1] and a random cache [rows, *cache_shape]."""
     rng = np.random.default_rng(0)
     token = rng.integers(0, vocabulary, (rows, 1))

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al. 2019) with mean-pooled, normalised embeddings; parameter names as Hugging Face has them.
+"""BERT's encoder (Devlin et al. 2019) with mean-pooled, normalised embeddings; parameters named as by Hugging Face.
 
 The default is BERT-base; `sentence-transformers/all-MiniLM-L6-v2` is the same at width 384, depth 6.
 """

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of He et al. 2015, section 4.2: three stages of 16, 32, 64 channels, identity shortcuts (option A)."""
+"""The CIFAR ResNets of He et al. 2015, section 4.2: stages of 16, 32, 64 channels, identity shortcuts (option A)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

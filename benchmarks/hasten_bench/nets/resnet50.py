@@ -31,7 +31,10 @@ class ResNet50(nn.Module):
         super().__init__()
         channels_in = round(64 * width)
         self.stem = nn.Sequential(
-            nn.Conv2d(3, channels_in, 7, 2, 3, bias=False), nn.BatchNorm2d(channels_in), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            nn.Conv2d(3, channels_in, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(channels_in),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
         )
         stages = []
         for index, blocks in enumerate(depths):

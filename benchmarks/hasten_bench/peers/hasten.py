@@ -7,7 +7,9 @@ TITLE = "hasten"
 def search(job):
     import hasten
 
-    found = hasten.run(_task(job), hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes), out=job.out / "run")
+    found = hasten.run(
+        _task(job), hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes), out=job.out / "run"
+    )
     if found.best is None:
         raise RuntimeError(found.explanation)
     return _program(job, found.best)

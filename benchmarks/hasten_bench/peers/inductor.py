@@ -36,3 +36,4 @@ def _compile(job, program):
 
 VARIANTS = {"fp32": fp32, "bf16": bf16}
 KINDS = {"fp32": ("image", "text", "decoder"), "bf16": ("image", "text", "decoder")}
+SLOW = ("bf16",)

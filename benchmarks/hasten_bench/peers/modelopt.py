@@ -41,3 +41,4 @@ def prune_fastnas(job):
 VARIANTS = {"onnx_int8": onnx_int8, "prune_fastnas": prune_fastnas}
 KINDS = {"onnx_int8": ("image", "text"), "prune_fastnas": ("image",)}
 NEEDS_TRAINING = ("prune_fastnas",)
+SLOW = ("prune_fastnas",)

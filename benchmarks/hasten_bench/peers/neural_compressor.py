@@ -35,10 +35,8 @@ def _compile(job, model, shapes):
     example = job.example() if shapes else tuple(x[:1] for x in job.example())
     with torch.no_grad():
         program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
-        aoti_compile_and_package(
-            program, package_path=str(job.out / "model.pt2"), inductor_configs={"freezing": True}
-        )
-    return {"target": "inductor"} if shapes else {"target": "inductor", "batch": 1}
+        aoti_compile_and_package(program, package_path=str(job.out / "model.pt2"), inductor_configs={"freezing": True})
+    return {"target": "inductor"}
 
 
 VARIANTS = {"static_int8": static_int8, "weight_int4": weight_int4}

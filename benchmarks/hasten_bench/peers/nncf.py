@@ -1,4 +1,4 @@
-"""NNCF with OpenVINO: bf16 as OpenVINO does it by itself, post-training int8, int8 with accuracy control, int4 weights."""
+"""NNCF with OpenVINO: bf16 as OpenVINO does by itself, int8, int8 with accuracy control, weight-only int8 and int4."""
 
 REQUIREMENTS = ("nncf==3.4.0", "openvino==2026.4.1", "onnx==1.23.2")
 TITLE = "NNCF + OpenVINO"
@@ -64,8 +64,10 @@ def _dataset(job):
 def _model_type(job):
     import nncf
 
-    return None if job.about["name"].startswith(("resnet", "mobilenet", "efficientnet", "digits")) else (
-        nncf.ModelType.TRANSFORMER
+    return (
+        None
+        if job.about["name"].startswith(("resnet", "mobilenet", "efficientnet", "digits"))
+        else (nncf.ModelType.TRANSFORMER)
     )
 
 
@@ -99,3 +101,4 @@ KINDS = {
     "weight_int4": ("decoder",),
 }
 NEEDS_VALIDATION = ("int8_accuracy_control",)
+SLOW = ("int8_accuracy_control",)

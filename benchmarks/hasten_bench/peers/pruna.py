@@ -22,7 +22,7 @@ def _compile(job, model):
     with torch.no_grad():
         program = torch.export.export(model.model, example, strict=False)
         aoti_compile_and_package(program, package_path=str(job.out / "model.pt2"), inductor_configs={"freezing": True})
-    return {"target": "inductor", "batch": 1}
+    return {"target": "inductor"}
 
 
 VARIANTS = {"dynamic_int8": dynamic_int8}

@@ -1,4 +1,4 @@
-"""torch-pruning: filters removed by L2 norm of their group, fine-tuned, run by ONNX Runtime; also statically quantized."""
+"""torch-pruning: filters removed by L2 norm of their group, fine-tuned, run by ONNX Runtime; also in int8."""
 
 REQUIREMENTS = ("torch-pruning==1.6.1", "onnx==1.23.2", "onnxruntime==1.32.0", "onnxscript==0.7.2")
 TITLE = "torch-pruning + ONNX Runtime"
@@ -73,3 +73,4 @@ class _Reader:
 
 VARIANTS = {"prune_30": prune_30, "prune_30_static_int8": prune_30_static_int8}
 KINDS = {"prune_30": ("image",), "prune_30_static_int8": ("image",)}
+SLOW = ("prune_30",)

@@ -43,10 +43,10 @@ def weight_int4(job):
 
     model = job.network().to(torch.bfloat16)
     quantize_(model, Int4WeightOnlyConfig(group_size=32, int4_packing_format="opaque"))
-    return _compile(job, _export(job, _Bf16Inside(model)))
+    return _compile(job, _export(job, _bf16_inside(model)))
 
 
-def _Bf16Inside(model):
+def _bf16_inside(model):
     import torch
 
     class Wrapper(torch.nn.Module):

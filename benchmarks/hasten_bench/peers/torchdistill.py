@@ -1,4 +1,4 @@
-"""torchdistill: a student, the network pruned by 30% beforehand, taught by the original's logits (Hinton et al. 2015)."""
+"""torchdistill: a student, the network pruned by 30%, taught by the original's logits (Hinton et al. 2015)."""
 
 REQUIREMENTS = ("torchdistill==1.1.5", "torch-pruning==1.6.1", "onnx==1.23.2", "onnxscript==0.7.2")
 TITLE = "torchdistill (student pruned by torch-pruning)"
@@ -66,3 +66,4 @@ def _pruned(job):
 VARIANTS = {"distill_30": distill_30}
 KINDS = {"distill_30": ("image",)}
 NEEDS_TRAINING = ("distill_30",)
+SLOW = ("distill_30",)
