@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hasten.errors import HastenError, InvalidInput
+
+if TYPE_CHECKING:
+    from hasten_bench.registry import Peer
 
 app = typer.Typer(
     name="hasten-bench",
@@ -48,6 +51,7 @@ def contest_command(
     goal = (
         out or results.FOLDER / f"contest-{'quick-' if quick else ''}{document['started'].replace(':', '')[:17]}.json"
     )
+    _install(chosen_peers)
     for item in work:
         entrants = [(p, variant) for p in chosen_peers for variant in p.asked_for(item, quick)]
         before = results.load_average()
@@ -56,6 +60,14 @@ def contest_command(
         document["workloads"].append(found | loads)
         results.write(document, goal)
     typer.echo(f"wrote {goal}")
+
+
+@app.command("install")
+def install_command() -> None:
+    """Make the peers' environments; a contest makes those that are missing by itself."""
+    from hasten_bench import registry
+
+    _install(list(registry.peers().values()))
 
 
 @app.command("growth")
@@ -92,3 +104,14 @@ def list_command() -> None:
         typer.echo(f"{p.name:20} {p.title}: {', '.join(p.variants)}")
     for w in workloads.workloads().values():
         typer.echo(f"{w.name:20} {w.title}")
+
+
+def _install(chosen: list["Peer"]) -> None:
+    """Before anything is timed; what cannot be installed is said again in its rows."""
+    from hasten_bench import environments
+
+    for peer in chosen:
+        try:
+            environments.python_for(peer.name, peer.requirements)
+        except environments.InstallFailed as error:
+            typer.echo(f"{peer.name} cannot be installed: {error}")
