@@ -75,7 +75,7 @@ def apply_command(
     out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
 ) -> None:
     """Replay a recipe on a task, without search or certificate."""
-    from hasten.compile import apply
+    from hasten.compiling import apply
     from hasten.recipe import Recipe
     from hasten.taskfile import load_task
 

@@ -153,7 +153,7 @@ def _serve() -> None:
                 program = make_target(message["name"], message["options"]).load(Path(message["folder"]))
                 answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
             elif command == "memory":
-                answer = {"peak_bytes": _peak_bytes()}
+                answer = {"peak_bytes": _peak_memory_bytes()}
             else:
                 assert program is not None
                 answer = _COMMANDS[command](program, **message)
@@ -162,14 +162,14 @@ def _serve() -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-def _peak_bytes() -> int:
-    """Peak resident memory of this process alone."""
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process since it started its program."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    # Where Linux tells no more: this value starts at the parent's memory at the time of the fork.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if status.exists():  # ru_maxrss would also count the parent's memory at the time of the fork
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _rows(inputs: list[dict[str, Any]], batch: int) -> list[np.ndarray]:

@@ -1,6 +1,5 @@
 """Static quantization of a captured graph: inference form, placement, calibration, conversion to Q/DQ."""
 
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
+from hasten.quantization.layerwise import refine
 from hasten.quantization.observers import MinMax, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
@@ -26,6 +26,9 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
+# Every position of every sample counts, so few samples are enough.
+_REFINING_SAMPLES = 32
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -34,10 +37,14 @@ class Scheme:
     Attributes:
         placement: Where Q/DQ stands.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
+        weight_rounding: Whether weights are rounded against the data instead of to the nearest integer.
+        bias_correction: Whether biases make up for the mean error of rounding.
     """
 
     placement: Placement
     keep_float: tuple[str, ...] = ()
+    weight_rounding: bool = True
+    bias_correction: bool = True
 
 
 def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[Inputs], scheme: Scheme) -> GraphModule:
@@ -53,24 +60,28 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
         Unsupported: Nothing in the graph can run on integers, or a name in `keep_float` is not in it.
         InvalidInput: `batches` is empty.
     """
-    prepared = prepare(graph, example, scheme)
-    calibrate(prepared, batches)
-    return convert(prepared)
+    reference = inference_form(graph, example)
+    prepared = prepare(reference, scheme)
+    first = calibrate(prepared, batches)
+    quantized = convert(prepared)
+    if scheme.weight_rounding or scheme.bias_correction:
+        few = tuple(x[:_REFINING_SAMPLES] for x in first)
+        refine(quantized, reference, few, weights=scheme.weight_rounding, biases=scheme.bias_correction)
+    return quantized
 
 
-def prepare(graph: GraphModule, example: Inputs, scheme: Scheme) -> GraphModule:
-    """A copy in inference form, batch norm folded, with an observer at every tensor that becomes integer."""
+def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
+    """A copy of a graph in inference form with an observer at every tensor that becomes integer."""
     names = {node.name for node in graph.graph.nodes}
     for name in scheme.keep_float:
         if name not in names:
             raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
-    graph = inference_form(graph, example)
     symmetric = scheme.placement.zero_point == "middle"
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
     activation = QuantizationSpec(torch.uint8, MinMax, 0, 255, qscheme)
     weight = QuantizationSpec(torch.int8, PerChannelWeight, -127, 127, torch.per_channel_symmetric, ch_axis=0)
     quantizer = PlacedQuantizer(scheme.placement, activation, weight, scheme.keep_float)
-    prepared: GraphModule = prepare_pt2e(graph, quantizer)
+    prepared: GraphModule = prepare_pt2e(duplicate(graph), quantizer)
     if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
         raise Unsupported("The graph has no convolution, linear layer or product that can run on integers.")
     return prepared
@@ -88,15 +99,16 @@ def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
     return fresh
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> None:
-    """Run the observed graph on `batches`."""
-    count = 0
+def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
+    """Run the observed graph on `batches` and return the first of them."""
+    first: Inputs | None = None
     with torch.no_grad():
         for inputs in batches:
             prepared(*inputs)
-            count += 1
-    if not count:
+            first = first or inputs
+    if first is None:
         raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
+    return first
 
 
 def convert(prepared: GraphModule) -> GraphModule:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hasten import artifact
 from hasten.artifact import Artifact
-from hasten.compile import input_specs
+from hasten.compiling import input_specs
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, placeholders
 from hasten.machine import fingerprint
@@ -141,7 +141,7 @@ def _check_certifiable(bench: Bench, budget: Budget) -> None:
         total = int(np.ceil(needed * len(bench.holdout) / n)) + 1
         raise InvalidInput(
             f"`holdout` must be large enough to certify a drop of {budget.max_drop:g} at {budget.confidence:.0%} "
-            f"confidence with {budget.finalists} finalists: {needed} certifying samples at least, about {total} in all, "
+            f"confidence with {budget.finalists} finalists: at least {needed} certifying samples, about {total} in all, "
             f"but it has {len(bench.holdout)}, of which {n} certify. Add samples, raise `max_drop`, "
             "or lower `confidence` or `finalists`."
         )
