@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN := runs/demo
+BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check format clean bench bench-quick bench-report
 
 demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
 	rm -rf $(RUN)
@@ -31,6 +32,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[openvino,examples,dev]"
 	touch $@
+
+bench: $(INSTALLED)  ## hasten beside every peer on all work, and how its cost grows; hours
+	$(BENCH)
+	$(BENCH) growth
+	$(BENCH) render
+
+bench-quick: $(INSTALLED)  ## two networks, under 15 minutes on two idle cores once the peers are installed
+	$(BENCH) --quick
+	$(BENCH) render
+
+bench-report: $(INSTALLED)  ## docs/benchmarks.md and README's headline from benchmarks/results/
+	$(BENCH) render
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache
