@@ -30,7 +30,7 @@ format: $(INSTALLED)
 # One install serves demo and tests; constraints.txt pins what they were verified with.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[openvino,examples,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[openvino,batch,serve,examples,dev]"
 	touch $@
 
 bench: $(INSTALLED)  ## hasten beside every peer on all work, and how its cost grows; hours

@@ -60,7 +60,10 @@ def test_values_and_errors_cross_the_border(child: str) -> None:
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(child: str) -> None:
-    with environments.Process(child) as process, pytest.raises(environments.StackFailed, match=r"ended with 3.*goodbye"):
+    with (
+        environments.Process(child) as process,
+        pytest.raises(environments.StackFailed, match=r"ended with 3.*goodbye"),
+    ):
         process.call("die", words="goodbye")
 
 

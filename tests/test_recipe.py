@@ -1,5 +1,6 @@
 """Recipes survive YAML; unknown or wrong options are named with a hint."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -25,7 +26,9 @@ def test_every_part_survives_yaml(recipe: Recipe) -> None:
 def test_every_option_has_help_and_parts_are_frozen(part: Any) -> None:
     assert part.__dataclass_params__.frozen
     assert all(field.metadata.get("help") for field in dataclasses.fields(part))
-    assert all(value in field.metadata["grid"] for field in dataclasses.fields(part) for value in field.metadata["grid"])
+    for field in dataclasses.fields(part):
+        for value in field.metadata["grid"]:
+            assert dataclasses.replace(part(), **{field.name: value}) is not None
 
 
 @pytest.mark.parametrize(
@@ -51,10 +54,8 @@ def test_a_wrong_recipe_is_refused(text: str, message: str) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_a_recipe_or_a_clear_refusal(text: str) -> None:
-    try:
-        Recipe.from_yaml(text)
-    except InvalidInput as error:
-        assert str(error)
+    with contextlib.suppress(InvalidInput):
+        assert isinstance(Recipe.from_yaml(text), Recipe)
 
 
 def test_steps_must_follow_their_stages() -> None:

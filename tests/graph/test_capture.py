@@ -13,9 +13,7 @@ from hasten.graph.capture import as_tuple, capture, export, has_dynamic_batch, o
 
 
 def _bert() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     return BertModel(config).eval(), (torch.randint(0, 50, (1, 7)), torch.ones(1, 7, dtype=torch.long))
 
 

@@ -165,7 +165,7 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     return found
 
 
-_CELLS = {
+_CELLS: dict[str, dict[str, tuple[str, ...]]] = {
     "xilinx": {"lut": ("LUT",), "ff": ("FD",), "carry": ("CARRY",), "dsp": ("DSP",), "bram": ("RAMB", "URAM")},
     "ecp5": {"lut": ("LUT4",), "ff": ("TRELLIS_FF",), "carry": ("CCU2C",), "dsp": ("MULT",), "bram": ("DP16KD",)},
 }
