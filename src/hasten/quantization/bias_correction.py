@@ -14,10 +14,10 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.graph.parameters import tensor_of
 from hasten.quantization import operators
+from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.task import Inputs
 
 _BIAS_ARGUMENT = 2
-_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def correct_bias(quantized: GraphModule, reference: GraphModule, inputs: Inputs) -> None:
@@ -82,10 +82,10 @@ def _is_layer(node: Node) -> bool:
 def _bias(graph: GraphModule, layer: Node) -> tuple[Tensor, Tensor | None] | None:
     """The bias of an integer layer, [channels], and its scale if it is integer too; None for any other layer."""
     weight = layer.args[1]
-    if not isinstance(weight, Node) or weight.target is not _DEQUANTIZE or len(layer.args) <= _BIAS_ARGUMENT:
+    if not isinstance(weight, Node) or weight.target is not DEQUANTIZE_PER_CHANNEL or len(layer.args) <= _BIAS_ARGUMENT:
         return None
     node = layer.args[_BIAS_ARGUMENT]
-    if isinstance(node, Node) and node.target is _DEQUANTIZE:
+    if isinstance(node, Node) and node.target is DEQUANTIZE_PER_CHANNEL:
         integers = tensor_of(graph, node.args[0])
         return None if integers is None else (integers, tensor_of(graph, node.args[1]))
     values = tensor_of(graph, node)
