@@ -291,10 +291,13 @@ class Stamped:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        started = clocks()
-        for index, batch in enumerate(self.batches):
-            yield batch
-            if index + 1 == len(self.batches):
+        started, done = clocks(), 0
+        try:
+            for batch in self.batches:
+                done += 1
+                yield batch
+        finally:  # nobody asks for more after the last batch of an epoch: the generator is closed
+            if done == len(self.batches):
                 self.stamps += [started, clocks()]
 
 
