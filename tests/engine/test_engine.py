@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hasten
-from hasten.engine.dispatch import DeviceFailed, Limits
 from hasten.engine.engine import Engine
 from hasten.engine.process import ProcessDied, ProcessProgram
 from hasten.engine.runner import Runner, open_artifact
+from hasten.engine.work import DeviceFailed, Limits
 from hasten.errors import HastenError, InvalidInput
 
 Program = Callable[..., tuple[np.ndarray, ...]]
