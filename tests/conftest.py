@@ -1,11 +1,41 @@
-"""Artifacts small enough for a test run, written as ONNX by hand: nothing here imports torch."""
+"""What the tests share: a small trained network on scikit-learn's digits, and small artifacts."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+import hasten
+from hasten.artifact import Artifact
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Two test processes share two cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_task() -> hasten.Task:
+    """A convolutional network trained in seconds, with 900 holdout images."""
+    import digits
+
+    return digits.task()
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The digits network compiled for ONNX Runtime; do not change it, copy it."""
+    graph = hasten.capture(digits_task.model, digits_task.example)
+    return hasten.compile(graph, digits_task, "onnxruntime", tmp_path_factory.mktemp("artifact") / "digits.hasten")
+
 
 Make = Callable[..., Path]
 

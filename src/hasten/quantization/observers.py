@@ -5,28 +5,75 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hasten.quantization import affine
+from hasten.quantization import affine, ranges
+from hasten.quantization.histogram import Histogram
 from hasten.quantization.torchao import ObserverBase
 
 
-class MinMax(ObserverBase):  # type: ignore[misc]
-    """Covers everything that was seen."""
+class Range(ObserverBase):  # type: ignore[misc]
+    """Watches a streaming histogram and covers the part of it that `method` chooses; memory is flat.
 
-    def __init__(self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, **_: Any) -> None:
+    Args:
+        method: A name in `ranges.METHODS`.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        method: str = "min_max",
+        **_: Any,
+    ) -> None:
         super().__init__(dtype)
-        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
-        self.low, self.high = torch.tensor(float("inf")), torch.tensor(float("-inf"))
+        self.quant_min, self.quant_max, self.qscheme, self.method = quant_min, quant_max, qscheme, method
+        self.histogram = Histogram()
 
     def forward(self, x: Tensor) -> Tensor:
         """Watch `x` and pass it on."""
-        low, high = x.detach().aminmax()
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.histogram.add(x)
         return x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars."""
         symmetric = self.qscheme == torch.per_tensor_symmetric
-        return affine.parameters(self.low, self.high, self.quant_min, self.quant_max, symmetric)
+        chosen = ranges.METHODS[self.method](self.histogram, self.quant_min, self.quant_max, symmetric)
+        low, high = torch.tensor(chosen, dtype=torch.float64)
+        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
+
+
+class MovingAverage(ObserverBase):  # type: ignore[misc]
+    """Covers the exponentially weighted average of every batch's extremes (Jacob et al. 2018, section 3.1).
+
+    Args:
+        momentum: Weight of a new batch.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        momentum: float = 0.05,
+        **_: Any,
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.momentum = quant_min, quant_max, qscheme, momentum
+        self.extremes: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Watch `x` and pass it on."""
+        extremes = torch.stack(x.detach().float().aminmax())
+        self.extremes = extremes if self.extremes is None else self.extremes.lerp(extremes, self.momentum)
+        return x
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, scalars."""
+        low, high = torch.zeros(2) if self.extremes is None else self.extremes
+        symmetric = self.qscheme == torch.per_tensor_symmetric
+        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
 
 
 class PerChannelWeight(ObserverBase):  # type: ignore[misc]
@@ -53,3 +100,10 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]
         # The lowest integer stays unused, so that the integers are symmetric too.
         scale, zero = affine.parameters(-bound, bound, self.quant_min, self.quant_max, True)
         return torch.maximum(scale, self.smallest_scale), torch.zeros_like(zero)
+
+
+OBSERVERS: dict[str, Any] = {
+    **{method: Range.with_args(method=method) for method in ranges.METHODS},
+    "moving_average": MovingAverage,
+}
+"""What watches activations, by the name of the option `Quantize.observer`."""
