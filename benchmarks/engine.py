@@ -325,7 +325,7 @@ def main() -> None:
     arguments = parser.parse_args()
     repeats, seconds = arguments.repeats, arguments.seconds
     with tempfile.TemporaryDirectory() as scratch:
-        small = perceptron(Path(scratch), "small", 256, 12)
+        small = perceptron(Path(scratch), "small", 512, 16)
         large = perceptron(Path(scratch), "large", 1024, 24)
         result = {
             "machine": fingerprint(),

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hasten
-from hasten.engine.dispatch import DeviceFailed, Limits
 from hasten.engine.engine import Engine
 from hasten.engine.process import ProcessDied, ProcessProgram
 from hasten.engine.runner import Runner, open_artifact
+from hasten.engine.work import DeviceFailed, Limits
 from hasten.errors import HastenError, InvalidInput
 
 Program = Callable[..., tuple[np.ndarray, ...]]
@@ -221,3 +221,28 @@ def test_loading_and_running_an_engine_imports_no_torch(artifact: Path) -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, timeout=60)
+
+
+def test_two_runtimes_serve_together(artifact: Path, tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    from hasten import artifact as artifacts
+    from hasten.recipe import Recipe, make_target
+
+    (tmp_path / "compiled").mkdir()
+    ov.save_model(
+        ov.convert_model(artifact / "model.onnx"), tmp_path / "compiled" / "model.xml", compress_to_fp16=False
+    )
+    example, target = np.load(artifact / "check_input_0.npy"), make_target("openvino")
+    specs = hasten.Artifact(artifact).manifest["inputs"]
+    outputs = target.load(tmp_path / "compiled")(example)
+    other = artifacts.write(
+        tmp_path / "other.hasten", tmp_path / "compiled", Recipe((), target), specs, [example], outputs
+    )
+    expected = hasten.load(artifact)
+    with Engine(artifact, other.path, replicas=2, threads=1, largest=4, profile_s=0.1) as engine:
+        assert [x["lanes"] for x in engine.statistics()["devices"]] == [2, 2]
+        x = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+        answers = engine.map(x[i : i + 5] for i in range(0, 2000, 5))
+        assert np.allclose(np.concatenate([y for (y,) in answers]), expected(x)[0], atol=1e-4)
+        assert sum(device["rows"] for device in engine.statistics()["devices"]) == 2000
+        assert all(device["rows"] > 0 for device in engine.statistics()["devices"])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hasten.engine.dispatch import Limits
 from hasten.engine.service import RunningQuantile, ServiceModel
 from hasten.engine.simulate import SimulatedDevice, simulate
+from hasten.engine.work import Limits
 
 
 def bed(*row_ms: float, largest: int = 8, base_ms: float = 0.0, jitter: float = 0.0) -> list[SimulatedDevice]:
@@ -143,6 +143,20 @@ def test_when_every_device_stalls_the_work_fails_after_a_while() -> None:
     stalls = SimulatedDevice("stalls", 0, 0.001, 8, factor=lambda now: math.inf)
     outcome = simulate([stalls], [(0.0, 1), (0.0, 1)], limits=Limits(stall_s=0.1, give_up_s=1.0))
     assert all("stalled" in str(error) for error in outcome.errors)
+
+
+def test_work_that_stalls_twice_is_answered_by_whoever_comes_back_or_fails_in_the_end() -> None:
+    never = SimulatedDevice("never", 0, 0.001, 8, factor=lambda now: math.inf)
+    late = SimulatedDevice("late", 0, 0.002, 8, factor=lambda now: 500.0)
+    limits = Limits(stall_s=0.1, give_up_s=3.0)
+    outcome = simulate([never, late], [(0.0, 1)], limits=limits)
+    assert outcome.answers == [1]
+    assert outcome.latency_s[0] == pytest.approx(1.1, abs=0.01)  # stalled for 0.1 s, then 1 s on the late device
+    twice = simulate(
+        [never, SimulatedDevice("never too", 0, 0.002, 8, factor=lambda now: math.inf)], [(0.0, 1)], limits=limits
+    )
+    assert twice.answers == [0]
+    assert "stalled twice" in str(twice.errors[0])
 
 
 def test_a_device_that_slows_down_gets_less() -> None:

@@ -4,142 +4,15 @@ The live engine drives it from its lanes' threads with the real clock; the simul
 virtual one, so that every scheduling rule is tested deterministically. It is not thread-safe: the caller locks.
 """
 
-import enum
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from hasten.engine.placement import LaneView, earliest_finish, share, water_fill
-from hasten.engine.service import RunningQuantile, ServiceModel
-from hasten.errors import HastenError
+from hasten.engine.service import RunningQuantile
+from hasten.engine.work import Batch, Device, DeviceFailed, Lane, Limits, Mode, Piece, Work, fail, split
 
 _FIRST_REST_S = 0.01
 _LONGEST_REST_S = 5.0
-
-
-class DeviceFailed(HastenError):
-    """A device died or stalled, and so did the one that the work was sent to again, or there was none."""
-
-
-class Mode(enum.Enum):
-    """Which rule shares the waiting rows out."""
-
-    ONLINE = "earliest finish"
-    OFFLINE = "water-fill"
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """Rows that were submitted together and are answered together; large ones run in several pieces.
-
-    Attributes:
-        rows: Number of rows.
-        arrived_s: When it was submitted.
-        payload: The caller's own; not looked at here.
-        key: Only works with equal keys share a batch: the shapes of their rows, where those may differ.
-        promised_s: When its answer was expected when it arrived; None: nobody asked.
-        missing: Rows without an answer so far.
-        error: Why it failed, if it did.
-        cancelled: Set by the caller when nobody waits for the answer any more.
-    """
-
-    rows: int
-    arrived_s: float
-    payload: Any = None
-    key: object = None
-    promised_s: float | None = None
-    missing: int = field(init=False)
-    error: BaseException | None = None
-    cancelled: bool = False
-    answered: bytearray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.missing = self.rows
-        self.answered = bytearray(self.rows)
-
-    @property
-    def over(self) -> bool:
-        """Answered, failed or cancelled."""
-        return self.missing == 0 or self.error is not None or self.cancelled
-
-
-@dataclass(eq=False, slots=True)
-class Piece:
-    """Rows [start, stop) of a work, with how often they were sent and the device that failed them."""
-
-    work: Work
-    start: int
-    stop: int
-    tries: int = 0
-    avoid: "Device | None" = None
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.stop - self.start
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Pieces that run together on one lane."""
-
-    pieces: list[Piece]
-    rows: int
-    started_s: float
-    expected_s: float
-
-
-@dataclass(eq=False)
-class Device:
-    """A program on some hardware, with the limits of its batches.
-
-    Attributes:
-        name: For people.
-        model: Its service times.
-        largest: Largest batch worth running (the knee), or the only one it takes.
-    """
-
-    name: str
-    model: ServiceModel
-    largest: int
-    errors: int = 0
-    rest_until_s: float = 0.0
-    rows_done: int = 0
-    batches_done: int = 0
-    busy_s: float = 0.0
-
-
-@dataclass(eq=False)
-class Lane:
-    """One caller of a device: runs one batch at a time."""
-
-    index: int
-    device: Device
-    number: int
-    batch: Batch | None = None
-    stalled: bool = False
-    dead: bool = False
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the dispatcher keeps to.
-
-    Attributes:
-        bound_s: Latency bound; a batch may take half of it, since a request may arrive just after one started. None: no
-            bound.
-        linger_s: How long an idle lane may wait for a batch to fill; 0 is work-conserving.
-        stall_s, stall_factor: A batch that took longer than both `stall_s` and `stall_factor` times its prediction has
-            stalled.
-        give_up_s: Waiting work fails when every device has been dead or stalled for that long.
-    """
-
-    bound_s: float | None = None
-    linger_s: float = 0.0
-    stall_s: float = 2.0
-    stall_factor: float = 10.0
-    give_up_s: float = 60.0
 
 
 class Dispatcher:
@@ -147,15 +20,15 @@ class Dispatcher:
 
     Args:
         devices: Devices with their numbers of lanes.
-        limits: What to keep to.
+        limits: What to keep to; None: the defaults.
     """
 
-    def __init__(self, devices: Sequence[tuple[Device, int]], limits: Limits = Limits()) -> None:
+    def __init__(self, devices: Sequence[tuple[Device, int]], limits: Limits | None = None) -> None:
         self.devices = [device for device, _ in devices]
         self.lanes: list[Lane] = []
         for number, (device, lanes) in enumerate(devices):
             self.lanes += [Lane(len(self.lanes) + i, device, number) for i in range(lanes)]
-        self.limits = limits
+        self.limits = limits or Limits()
         self.mode = Mode.ONLINE
         # Offline, more rows are coming than are waiting: the tail has not begun.
         self.more_coming = False
@@ -163,7 +36,7 @@ class Dispatcher:
         self.resent = 0
         self._queue: deque[Piece] = deque()
         # A tenth of the bound is kept free until there is experience.
-        self._slack = RunningQuantile(0.99, 0.1 * (limits.bound_s or 0.0))
+        self._slack = RunningQuantile(0.99, 0.1 * (self.limits.bound_s or 0.0))
         self._helpless_since: float | None = None
 
     def add(self, work: Work) -> None:
@@ -234,26 +107,35 @@ class Dispatcher:
         device.errors += 1
         device.rest_until_s = now + min(_LONGEST_REST_S, _FIRST_REST_S * 2**device.errors)
         lost: list[Work] = []
-        if batch is not None and not stalled:  # a stalled batch was sent again when it stalled
+        if batch is not None and stalled:  # what was sent for the first time was sent again when it stalled
+            lost = fail([piece for piece in batch.pieces if piece.tries], error)
+        elif batch is not None:
             lost = self._resend(batch.pieces, device, error)
         if all(x.dead for x in self.lanes):
             lost += self._fail_waiting(DeviceFailed(f"Every device is dead; the last error was: {error}"))
         return lost
 
     def overdue(self, now: float) -> list[Work]:
-        """Notice lanes that stall and send their rows once more; returns works that failed for good."""
+        """Notice lanes that stall and send their rows once more; returns works that failed for good.
+
+        Rows that stall a second time are left where they are: the first of the two lanes that comes back answers them,
+        and only when neither does within `give_up_s` they fail.
+        """
         lost: list[Work] = []
         for lane in self.lanes:
-            if lane.batch is None or lane.stalled or lane.dead:
+            if lane.batch is None or lane.dead:
                 continue
+            elapsed = now - lane.batch.started_s
             allowed = self.limits.stall_factor * lane.device.model.predict(lane.batch.rows)
-            if now - lane.batch.started_s > max(self.limits.stall_s, allowed):
+            if not lane.stalled and elapsed > max(self.limits.stall_s, allowed):
                 lane.stalled = True
+                first = [piece for piece in lane.batch.pieces if not piece.tries]
+                self._resend(first, lane.device, DeviceFailed(""))
+            elif lane.stalled and elapsed > self.limits.give_up_s:
                 error = DeviceFailed(
-                    f"A batch of {lane.batch.rows} rows stalled on {lane.device.name} for "
-                    f"{now - lane.batch.started_s:.1f} s after it had been sent again once."
+                    f"A batch stalled twice, the second time on {lane.device.name} for {elapsed:.1f} s."
                 )
-                lost += self._resend(lane.batch.pieces, lane.device, error)
+                lost += fail([piece for piece in lane.batch.pieces if piece.tries], error)
         if self._queue and all(lane.dead or lane.stalled for lane in self.lanes):
             self._helpless_since = now if self._helpless_since is None else self._helpless_since
             if now - self._helpless_since > self.limits.give_up_s:
@@ -299,10 +181,7 @@ class Dispatcher:
         """Fail everything that waits or runs; returns those works."""
         lost = self._fail_waiting(error)
         for lane in self.lanes:
-            for piece in lane.batch.pieces if lane.batch is not None else ():
-                if not piece.work.over:
-                    piece.work.error = error
-                    lost.append(piece.work)
+            lost += fail(lane.batch.pieces if lane.batch is not None else (), error)
         return lost
 
     @property
@@ -371,7 +250,7 @@ class Dispatcher:
                 skip -= piece.rows
                 passed.append(piece)
             else:
-                head, middle, tail = _split(piece, skip, rows)
+                head, middle, tail = split(piece, skip, rows)
                 passed += head
                 skip = 0
                 rows -= middle.rows
@@ -400,20 +279,7 @@ class Dispatcher:
         return lost
 
     def _fail_waiting(self, error: BaseException) -> list[Work]:
-        lost = []
-        for piece in self._queue:
-            if not piece.work.over:
-                piece.work.error = error
-                lost.append(piece.work)
+        lost = fail(self._queue, error)
         self._queue.clear()
         self.waiting_rows = 0
         return lost
-
-
-def _split(piece: Piece, skip: int, rows: int) -> tuple[list[Piece], Piece, Piece | None]:
-    """`piece` as (rows left before, rows taken, rows left after)."""
-    start = piece.start + skip
-    stop = min(piece.stop, start + rows)
-    head = [Piece(piece.work, piece.start, start, piece.tries, piece.avoid)] if skip else []
-    tail = Piece(piece.work, stop, piece.stop, piece.tries, piece.avoid) if stop < piece.stop else None
-    return head, Piece(piece.work, start, stop, piece.tries, piece.avoid), tail

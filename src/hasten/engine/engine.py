@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from hasten.engine.dispatch import Batch, Device, Dispatcher, Lane, Limits, Mode, Work
+from hasten.engine.dispatch import Dispatcher
 from hasten.engine.process import ProcessDied
 from hasten.engine.profile import Profile, profile
 from hasten.engine.request import Request, checked_inputs, gather
 from hasten.engine.runner import Runner, open_artifact
 from hasten.engine.service import ServiceModel
+from hasten.engine.work import Batch, Device, Lane, Limits, Mode, Work
 from hasten.errors import HastenError, InvalidInput
 from hasten.recipe import Program
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.engine.dispatch import Batch
+from hasten.engine.work import Batch
 from hasten.errors import InvalidInput
 
 Outputs = tuple[np.ndarray, ...]

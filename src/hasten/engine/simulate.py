@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hasten.engine.dispatch import Device, DeviceFailed, Dispatcher, Limits, Mode, Work
+from hasten.engine.dispatch import Dispatcher
 from hasten.engine.service import ServiceModel
+from hasten.engine.work import Device, DeviceFailed, Limits, Mode, Work
 
 _DEFAULT = Limits()
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from hasten import __version__
-from hasten.engine.dispatch import DeviceFailed
+from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
 from hasten.serve.metrics import CONTENT_TYPE, render
 from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel

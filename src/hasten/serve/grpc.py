@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 
 from hasten import __version__
-from hasten.engine.dispatch import DeviceFailed
+from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
 from hasten.serve.app import EXTENSIONS
 from hasten.serve.messages import MESSAGES
