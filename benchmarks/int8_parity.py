@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import int8_peers
 import numpy as np
 import torch
-from int8_networks import NETWORKS, Network
 from torch.fx import GraphModule
 
 import hasten
+import int8_peers
 from hasten.graph.onnx import write_onnx
 from hasten.machine import fingerprint
 from hasten.measure.arrays import ArrayWriter
@@ -32,6 +31,7 @@ from hasten.measure.latency import compare
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.recipe import Target, make_target
 from hasten.targets.openvino import OpenVino
+from int8_networks import NETWORKS, Network
 
 RESULTS = Path(__file__).parent / "results" / "int8_parity.json"
 THREADS = int(os.environ.get("HASTEN_BENCH_THREADS", "2"))

@@ -12,7 +12,7 @@ from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
-from hasten.quantization.bias_correction import correct_bias
+from hasten.quantization.layerwise import refine
 from hasten.quantization.observers import OBSERVERS, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
@@ -26,8 +26,8 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
-# Every position of every sample counts towards a channel's mean, so few samples are enough.
-_CORRECTION_SAMPLES = 32
+# Every position of every sample counts, so few samples are enough; layers with few positions decide how many.
+_REFINING_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Scheme:
         observer: How the range of an activation is chosen, a name in `OBSERVERS`.
         weight_bits: 8, or 7 for CPUs whose 8-bit products saturate 16-bit sums.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
+        weight_rounding: Whether weights are rounded against the data instead of to the nearest integer.
         bias_correction: Whether biases make up for the mean error of rounding.
     """
 
@@ -46,6 +47,7 @@ class Scheme:
     observer: str = "min_max"
     weight_bits: int = 8
     keep_float: tuple[str, ...] = ()
+    weight_rounding: bool = True
     bias_correction: bool = True
 
 
@@ -66,8 +68,8 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
     prepared = prepare(reference, scheme)
     first = calibrate(prepared, batches)
     quantized = convert(prepared)
-    if scheme.bias_correction:
-        correct_bias(quantized, reference, tuple(x[:_CORRECTION_SAMPLES] for x in first))
+    if scheme.weight_rounding or scheme.bias_correction:
+        refine(quantized, reference, first, weights=scheme.weight_rounding, biases=scheme.bias_correction)
     return quantized
 
 
@@ -108,15 +110,18 @@ def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
 
 
 def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
-    """Run the observed graph on `batches` and return the first of them."""
-    first: Inputs | None = None
+    """Run the observed graph on `batches` and return their first samples, as many as refining looks at."""
+    first: list[Inputs] = []
+    missing = _REFINING_SAMPLES
     with torch.no_grad():
         for inputs in batches:
             prepared(*inputs)
-            first = first or inputs
-    if first is None:
+            if missing > 0:
+                first.append(tuple(x[:missing] for x in inputs))
+                missing -= len(inputs[0])
+    if not first:
         raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
-    return first
+    return tuple(torch.cat(parts) for parts in zip(*first, strict=True))
 
 
 def convert(prepared: GraphModule) -> GraphModule:

@@ -33,6 +33,7 @@ class Quantize:
     samples: int = option(256, "calibration samples to look at", low=1)
     keep_float: tuple[str, ...] = option((), "names of layers (nodes of the captured graph) that stay in float")
 
+    weight_rounding: bool = option(True, "round weights against the data (GPTQ) instead of to the nearest integer")
     bias_correction: bool = option(True, "let biases make up for the mean error of rounding")
 
     def __post_init__(self) -> None:
@@ -47,7 +48,12 @@ class Quantize:
         from hasten.quantization.static import Scheme, first_samples, quantize_statically
 
         scheme = Scheme(
-            PLACEMENTS[self.placement], self.observer, self.weight_bits, self.keep_float, self.bias_correction
+            PLACEMENTS[self.placement],
+            self.observer,
+            self.weight_bits,
+            self.keep_float,
+            self.weight_rounding,
+            self.bias_correction,
         )
         batches = first_samples(calibration_inputs(task), self.samples)
         return quantize_statically(graph, task.example, batches, scheme)

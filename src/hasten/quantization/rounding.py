@@ -1,0 +1,95 @@
+"""Round weights so that a layer's output, not each weight, stays close: later weights make up for earlier errors.
+
+Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+section 3, here for convolutions too, and on the covariance of the inputs instead of their second moment, because the
+bias takes up the mean.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+
+from hasten.quantization import operators
+
+_DAMPING = 0.01
+_MOST_POSITIONS = 16384
+
+
+def round_weights(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, high: int) -> Tensor:
+    """Integers for `weight`, each chosen so that the remaining weights can best undo its error.
+
+    Args:
+        weight: Float weights, [groups, outputs per group, k].
+        scale: Step of every output channel, [groups, outputs per group].
+        covariance: Of the k inputs of every group, [groups, k, k].
+        low, high: Range of the integers.
+
+    Returns:
+        Integers as float32, [groups, outputs per group, k].
+    """
+    size = covariance.shape[-1]
+    power = covariance.diagonal(dim1=1, dim2=2)
+    # The inputs with most power are rounded first, while most weights are left to make up for them.
+    order = power.mean(0).argsort(descending=True)
+    damping = _DAMPING * power.mean(1).clamp_min(1e-12)[:, None, None] * torch.eye(size)
+    ordered = (covariance + damping)[:, order][:, :, order].double()
+    spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(ordered)), upper=True).float()
+    left = weight[:, :, order].clone()
+    integers = torch.empty_like(left)
+    for j in range(size):
+        integers[:, :, j] = torch.clamp(torch.round(left[:, :, j] / scale), low, high)
+        error = (left[:, :, j] - integers[:, :, j] * scale) / spread[:, j, j, None]
+        left[:, :, j + 1 :] -= error[:, :, None] * spread[:, None, j, j + 1 :]
+    return integers[:, :, order.argsort()]
+
+
+def input_covariance(layer: Node, x: Tensor, weight: Tensor) -> Tensor:
+    """Covariance of what each output position of a layer sums over, [groups, k, k].
+
+    Args:
+        layer: A convolution or linear layer.
+        x: Its input.
+        weight: Its weight; [outputs, k] for a linear layer, [outputs, inputs per group, *kernel] for a convolution.
+    """
+    patches = _patches(layer, x, weight)
+    centred = patches - patches.mean(2, keepdim=True)
+    return centred @ centred.mT / patches.shape[2]
+
+
+def groups_of(layer: Node) -> int:
+    """The number of groups of a convolution; 1 for a linear layer."""
+    group_argument = 6
+    groups = layer.args[group_argument] if len(layer.args) > group_argument else 1
+    return groups if layer.target in operators.CONVOLUTIONS and isinstance(groups, int) else 1
+
+
+def can_round(layer: Node, weight: Tensor) -> bool:
+    """Whether the layer's patches can be laid out: linear layers and 2-d convolutions, and few enough inputs."""
+    most_inputs = 4608  # a 3x3 convolution over 512 channels; the work grows with the cube
+    plain = weight.ndim == 2 or layer.target is torch.ops.aten.conv2d.default
+    return plain and weight[0].numel() <= most_inputs and not isinstance(_pair(layer, 4, 0)[0], str)
+
+
+def _patches(layer: Node, x: Tensor, weight: Tensor) -> Tensor:
+    """What output positions sum over, [groups, k, positions]; of a large map only every so many rows and columns."""
+    if weight.ndim == 2:
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[:: -(-len(rows) // _MOST_POSITIONS)].T[None]
+    groups = groups_of(layer)
+    stride, padding, dilation = (_pair(layer, i, default) for i, default in ((3, 1), (4, 0), (5, 1)))
+    positions = x.shape[0] * x.shape[2] * x.shape[3] / (stride[0] * stride[1])
+    skip = math.ceil(math.sqrt(max(1.0, positions / _MOST_POSITIONS)))
+    coarse = (stride[0] * skip, stride[1] * skip)
+    unfolded = F.unfold(x, (weight.shape[2], weight.shape[3]), dilation, padding, coarse)
+    samples, _, positions = unfolded.shape
+    return unfolded.view(samples, groups, -1, positions).permute(1, 2, 0, 3).reshape(groups, -1, samples * positions)
+
+
+def _pair(layer: Node, index: int, default: int) -> tuple[int, int]:
+    value: Any = layer.args[index] if len(layer.args) > index else default
+    both = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    return both if len(both) == 2 else (both[0], both[0])
