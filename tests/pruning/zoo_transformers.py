@@ -1,7 +1,5 @@
 """Transformers architectures with random weights, small enough that each takes about a second. No download."""
 
-# ruff: noqa: C408 (keywords keep the table short)
-
 import functools
 from collections.abc import Callable
 from typing import Any
