@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
+from hasten.serve.cli import register as register_serve
 
 app = typer.Typer(
     name="hasten",
@@ -75,7 +77,7 @@ def apply_command(
     out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
 ) -> None:
     """Replay a recipe on a task, without search or certificate."""
-    from hasten.compile import apply
+    from hasten.compiling import apply
     from hasten.recipe import Recipe
     from hasten.taskfile import load_task
 
@@ -129,15 +131,42 @@ def report_command(run: Annotated[Path, typer.Argument(metavar="RUN", help="A ru
     _print_result(json.loads((run / "result.json").read_text()), run)
 
 
-@app.command("targets")
-def targets_command(as_json: JsonOption = False) -> None:
+targets_app = typer.Typer(help="List the targets, or install the environments of those that need one of their own.")
+app.add_typer(targets_app, name="targets")
+
+
+@targets_app.callback(invoke_without_command=True)
+def targets_command(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the targets, their options, and what is missing here."""
     from hasten.recipe import targets
 
+    if context.invoked_subcommand is not None:
+        return
     rows = [(name, part, part().missing()) for name, part in targets().items()]
     _print_parts(
         [(name, part, "usable" if not missing else f"needs: {missing}") for name, part, missing in rows], as_json
     )
+
+
+@targets_app.command("install")
+def install_command(names: Annotated[list[str], typer.Argument(metavar="NAME...")]) -> None:
+    """Make the environments of targets from their pinned lists, under $HASTEN_ENVS or the user's cache folder."""
+    from hasten import environments
+
+    for name in names:
+        environments.requirements(name)
+    for name in names:
+        typer.echo(f"installed {environments.install(name)}")
+
+
+@targets_app.command("docs")
+def docs_command(
+    measured: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/targets.py.")] = None,
+) -> None:
+    """Print the page docs/targets.md."""
+    from hasten.report.targets import targets_page
+
+    typer.echo(targets_page(measured))
 
 
 @app.command("techniques")
@@ -208,6 +237,9 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
         table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
     Console().print(table)
 
+
+register_engine(app)
+register_serve(app)
 
 if __name__ == "__main__":
     main()

@@ -52,7 +52,13 @@ class Technique(Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-    """Graph in, folder out; folder in, program out. Implementers are frozen dataclasses."""
+    """Graph in, folder out; folder in, program out. Implementers are frozen dataclasses.
+
+    `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
+    by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
+    """
+
+    evidence: ClassVar[str]
 
     def missing(self) -> str:
         """An empty string if the target is usable here, else what to install or plug in."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hasten import environments
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.recipe import Program, Target, make_target, name_of, options_of
@@ -48,7 +49,7 @@ class Worker:
         self._log = log
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "hasten.measure.worker"],
+                environments.command(target, "hasten.measure.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,

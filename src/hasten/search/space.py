@@ -22,12 +22,18 @@ def usable_targets(wanted: str | Sequence[str]) -> tuple[dict[str, type[Target]]
         InvalidInput: An unknown name, a named target that is not usable here, or nothing to search.
     """
     known = targets()
-    names = [n for n in known if n not in _NOT_BY_ITSELF] if wanted == "auto" else list(_as_names(wanted))
+    timed = [n for n, part in known.items() if part.evidence == "timed"]
+    names = [n for n in timed if n not in _NOT_BY_ITSELF] if wanted == "auto" else list(_as_names(wanted))
     usable: dict[str, type[Target]] = {}
     missing: dict[str, str] = {}
     for name in names:
         if name not in known:
             raise unknown("target", name, known)
+        if name not in timed:
+            raise InvalidInput(
+                f"`targets` must be timed on this machine to compete for speed, but {name} is {known[name].evidence}. "
+                f"Compile for it with `hasten apply`, or search among: {', '.join(timed)}."
+            )
         if reason := known[name]().missing():
             missing[name] = reason
         else:

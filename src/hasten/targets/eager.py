@@ -3,7 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Eager:
     """PyTorch without a compiler."""
+
+    evidence: ClassVar[str] = "timed"
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
 

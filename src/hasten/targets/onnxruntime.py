@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """ONNX Runtime's CPU provider."""
 
+    # A loaded program may be called from several threads at once, and then runs in each of them.
+    concurrent: ClassVar[bool] = True
+    evidence: ClassVar[str] = "timed"
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)

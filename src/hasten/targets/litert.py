@@ -1,0 +1,99 @@
+"""LiteRT (TensorFlow Lite) with XNNPACK: the runtime of phones and boards, and a fast int8 one on servers' CPUs."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from hasten.recipe import Program, check_options, option
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from hasten.task import Task
+
+
+@dataclass(frozen=True)
+class LiteRt:
+    """LiteRT's interpreter; the converter needs a second PyTorch and lives in an environment of its own."""
+
+    evidence: ClassVar[str] = "timed"
+    stack: ClassVar[str] = "litert"
+    package: ClassVar[str] = "ai_edge_litert"
+
+    precision: Literal["fp32", "int8"] = option(
+        "fp32",
+        "int8: weights and activations by LiteRT's own quantizer, which leaves no float island",
+        choices=("fp32", "int8"),
+        grid=("fp32", "int8"),
+    )
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+    batch: int = option(1, "samples that the file takes at once; more are run in pieces", low=1)
+    samples: int = option(128, "calibration samples to look at for int8", low=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def missing(self) -> str:
+        """Empty if the converter's environment is installed."""
+        from hasten import environments
+
+        return environments.missing("litert")
+
+    def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
+        """Write `model.tflite`.
+
+        Raises:
+            Unsupported: The graph is quantized already, or holds an operator that LiteRT cannot convert.
+        """
+        import tempfile
+
+        from hasten import environments
+        from hasten.errors import Unsupported
+        from hasten.graph.capture import has_dynamic_batch
+
+        if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
+            raise Unsupported(
+                "LiteRT must get a graph in float, but this one has quantize operators, which it would run in float. "
+                "Leave out Quantize and set precision='int8'."
+            )
+        batch = self.batch if has_dynamic_batch(graph) else len(task.example[0])
+        with tempfile.TemporaryDirectory() as name:
+            scratch = Path(name)
+            self._hand_over(graph, task, scratch, batch)
+            environments.call(
+                "litert", "compile", folder=scratch, inputs=len(task.example), int8=self.precision == "int8"
+            )
+            (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
+
+    def _hand_over(self, graph: "GraphModule", task: "Task", folder: Path, batch: int) -> None:
+        """Write what the converter reads: the program at one batch size, an example, calibration batches."""
+        import torch
+
+        from hasten.task import calibration_inputs
+
+        example = tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in task.example)
+        with torch.no_grad():
+            torch.export.save(torch.export.export(graph, example), folder / "model.pt2")
+        for index, x in enumerate(example):
+            np.save(folder / f"example_{index}.npy", x.detach().numpy())
+        if self.precision != "int8":
+            return
+        wanted = -(-self.samples // batch)
+        rows = (row for inputs in calibration_inputs(task) for row in zip(*inputs, strict=True))
+        chosen = list(itertools.islice(rows, wanted * batch))
+        chosen = (chosen * batch)[: max(batch, len(chosen) // batch * batch)]
+        for index in range(len(example)):
+            values = torch.stack([row[index] for row in chosen]).detach().numpy()
+            np.save(folder / f"calibration_{index}.npy", values.reshape(-1, batch, *values.shape[1:]))
+
+    def load(self, folder: Path) -> Program:
+        """The interpreter over `model.tflite`; in this process where LiteRT's runtime is installed."""
+        from hasten import environments
+
+        if module := environments.here("litert", "ai_edge_litert"):
+            program: Program = module.load(folder, threads=self.threads)
+            return program
+        return environments.load("litert", folder, threads=self.threads)

@@ -1,0 +1,102 @@
+"""What every target promises; a new file in `hasten/targets/` is picked up by itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hasten.errors import HastenError, Unsupported
+from hasten.graph.capture import as_tuple, capture
+from hasten.recipe import Recipe, Target, make_target, options_of, targets
+from hasten.task import Task
+
+TARGETS = targets()
+_ABOUT = {"bf16": 0.02, "fp32": 1e-4}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(torch.relu(self.convolution(x)).mean((2, 3)))
+        return y
+
+
+def task(model: nn.Module, example: Tensor) -> Task:
+    return Task(model=model, example=(example,), holdout=[(example, torch.zeros(len(example), dtype=torch.int64))])
+
+
+def small() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    return task(Net().eval(), torch.randn(2, 1, 8, 8, generator=generator))
+
+
+def usable(name: str) -> Target:
+    target = make_target(name)
+    if missing := target.missing():
+        pytest.skip(f"{name} needs: {missing}")
+    return target
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_says_what_its_measurements_are(name: str) -> None:
+    assert TARGETS[name].evidence in ("timed", "simulated", "estimated")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_options_survive_yaml(name: str) -> None:
+    recipe = Recipe((), make_target(name, options_of(make_target(name))))
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_missing_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HASTEN_ENVS", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = make_target(name).missing()
+    assert missing == "" if name == "null" else "install" in missing or "compiler" in missing
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "null"])
+def test_what_is_compiled_agrees_with_the_graph(name: str, tmp_path: Path) -> None:
+    target = usable(name)
+    made = small()
+    graph = capture(made.model, made.example)
+    with torch.no_grad():
+        expected = as_tuple(graph(*made.example))
+    try:
+        target.compile(graph, made, tmp_path)
+    except Unsupported as error:
+        # A target for integers alone says what to do first; its own tests compile quantized graphs.
+        if "Quantize" not in str(error):
+            raise
+        pytest.skip(f"{name} takes quantized graphs alone")
+    assert any(tmp_path.iterdir())
+    found = target.load(tmp_path)(*(x.numpy() for x in made.example))
+    assert len(found) == len(expected)
+    tolerance = _ABOUT[getattr(target, "precision", "fp32")]
+    for y, z in zip(expected, found, strict=True):
+        assert z.shape == tuple(y.shape)
+        np.testing.assert_allclose(z, y.numpy(), atol=tolerance * float(y.abs().max()))
+
+
+class Strange(nn.Module):
+    """An operator that no target but PyTorch itself knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.airy_ai(x.double()).float()
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in {"null", "eager", "inductor"}])
+def test_an_unsupported_operator_is_named(name: str, tmp_path: Path) -> None:
+    target = usable(name)
+    made = task(Strange(), torch.rand(2, 3))
+    with pytest.raises(HastenError, match=r"airy|Quantize"):
+        target.compile(capture(made.model, made.example), made, tmp_path)
