@@ -83,7 +83,7 @@ def run_batch(
     _claim(output, _job(artifact, shards, parquet, {"size": size, **options}))
     parts = [output / f"part-{index:05}.{'parquet' if parquet else 'npz'}" for index in range(len(shards))]
     todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not part.exists()]
-    total = None if any(shard.rows is None for shard, _ in todo) else sum(shard.rows or 0 for shard, _ in todo)
+    total = _total([shard for shard, _ in todo])
     write = _write_parquet if parquet else _write_npz
     pipeline = Pipeline([Stage("decode", _Decode(spec, size, **options), threads=decode_threads or usable_cores())])
     start, rows = time.perf_counter(), 0
@@ -92,11 +92,20 @@ def run_batch(
             write(part, keys, outputs)
             rows += len(keys)
             progress(rows, total)
-        use = {"decode": pipeline.use()[0].utilisation}
-        for device in running.statistics()["devices"]:
-            use[device["name"]] = device["utilisation"]
+        use = _use(pipeline, running)
     seconds = time.perf_counter() - start
     return BatchReport(rows, len(todo), len(shards) - len(todo), seconds, use, max(use, key=lambda name: use[name]))
+
+
+def _total(shards: Sequence[Shard]) -> int | None:
+    """Rows of all shards; None where one does not know."""
+    return None if any(shard.rows is None for shard in shards) else sum(shard.rows or 0 for shard in shards)
+
+
+def _use(pipeline: Pipeline, engine: Engine) -> dict[str, float]:
+    """Utilisation of the decoders and of every device, between 0 and 1."""
+    use = {stage.name: stage.utilisation for stage in pipeline.use()}
+    return use | {device["name"]: device["utilisation"] for device in engine.statistics()["devices"]}
 
 
 def _only_input(artifact: Path) -> dict[str, Any]:
