@@ -34,7 +34,9 @@ def digits_task() -> hasten.Task:
 def digits_artifact(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The digits network compiled for ONNX Runtime; do not change it, copy it."""
     graph = hasten.capture(digits_task.model, digits_task.example)
-    return hasten.compile(graph, digits_task, "onnxruntime", tmp_path_factory.mktemp("artifact") / "digits.hasten")
+    out = tmp_path_factory.mktemp("artifact") / "digits.hasten"
+    made: Artifact = hasten.compile(graph, digits_task, "onnxruntime", out)
+    return made
 
 
 Make = Callable[..., Path]

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ TINY = Settings(turns=3, test_rows=100, largest_batch=2, minutes=0.1, limit_s=12
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     pytest.importorskip("sklearn")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HASTEN_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -27,7 +28,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(json.dumps(run))
 
 
-def test_a_job_goes_through_every_step(document: dict) -> None:
+def test_a_job_goes_through_every_step(document: dict[str, Any]) -> None:
     rows = {f"{row['peer']}/{row['variant']}": row for row in document["workloads"][0]["rows"]}
     assert [row["failure"] for row in rows.values()] == ["", "", ""]
     assert rows["eager/fp32"]["latency"]["ratio"] == 1
@@ -40,7 +41,7 @@ def test_a_job_goes_through_every_step(document: dict) -> None:
     assert rows["onnxruntime/static_int8"]["tool"]["lines"] > rows["onnxruntime/fp32"]["tool"]["lines"] > 2
 
 
-def test_results_render_and_name_what_is_missing(document: dict) -> None:
+def test_results_render_and_name_what_is_missing(document: dict[str, Any]) -> None:
     work = render.latest([document])
     page = render.document(work, None)
     assert page.index("Where hasten is not the fastest") < page.index("small CNN, handwritten digits")
@@ -48,8 +49,8 @@ def test_results_render_and_name_what_is_missing(document: dict) -> None:
     assert page.count("| ONNX Runtime |") == 2
 
 
-def _final(hasten_ms: float, peer_ms: float) -> dict:
-    def latency(ms: float) -> dict:
+def _final(hasten_ms: float, peer_ms: float) -> dict[str, Any]:
+    def latency(ms: float) -> dict[str, Any]:
         ratio = hasten_ms / ms
         return {"median_ms": ms, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio}
 
@@ -90,7 +91,7 @@ def test_a_failed_tool_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
     path.write_text("def broken(job):\n    raise ValueError('no such layer')\n\nVARIANTS = {'broken': broken}\n")
     peer = registry.Peer("x", "X", path, (), ("broken",), {}, ())
     handover = type("Handover", (), {"folder": tmp_path})()
-    answer = tool.ask(peer, "broken", handover, tmp_path / "job", minutes=0.1, limit_s=60)  # type: ignore[arg-type]
+    answer = tool.ask(peer, "broken", handover, tmp_path / "job", minutes=0.1, limit_s=60)
     assert answer.failure == "ValueError: no such layer"
     assert answer.program == {}
 
@@ -100,7 +101,7 @@ def test_a_tool_that_does_not_end_is_ended(tmp_path: Path) -> None:
     path.write_text("def endless(job):\n    while True:\n        pass\n\nVARIANTS = {'endless': endless}\n")
     peer = registry.Peer("x", "X", path, (), ("endless",), {}, ())
     handover = type("Handover", (), {"folder": tmp_path})()
-    answer = tool.ask(peer, "endless", handover, tmp_path / "job", minutes=0.1, limit_s=1)  # type: ignore[arg-type]
+    answer = tool.ask(peer, "endless", handover, tmp_path / "job", minutes=0.1, limit_s=1)
     assert answer.failure == "not finished after 1 s"
 
 

@@ -27,8 +27,9 @@ X = torch.randn(4, 3)
     ],
 )
 def test_a_task_that_breaks_a_rule_is_refused(fields: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"model": MODEL, "example": (X,), "holdout": [(X, None)]}
     with pytest.raises(InvalidInput, match=message):
-        Task(**({"model": MODEL, "example": (X,), "holdout": [(X, None)]} | fields))
+        Task(**(good | fields))
 
 
 def test_a_single_tensor_is_an_example() -> None:

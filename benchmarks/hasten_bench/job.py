@@ -99,12 +99,10 @@ class Job:
         """
         import torch
 
-        for name, schema in (
-            ("nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-            ("roi_align", "(Tensor x, Tensor r, float s, SymInt h, SymInt w, int n, bool a) -> Tensor"),
-        ):
+        heads = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
+        for name in ("nms", "qnms", "qroi_align", *heads, *(f"_{head}_backward" for head in heads)):
             if not hasattr(torch.ops.torchvision, name):
-                torch.library.define(f"torchvision::{name}", schema)
+                torch.library.define(f"torchvision::{name}", "(Tensor x) -> Tensor")
 
     def _rows(self, part: str, batch: int) -> list[slice]:
         count = len(self.arrays(part)[0])

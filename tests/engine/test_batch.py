@@ -3,6 +3,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hasten.engine.batch import run_batch
 from hasten.engine.images import ImageReader
 from hasten.errors import InvalidInput
 
-ENGINE = {"replicas": 2, "profile_s": 0, "largest": 16}
+ENGINE: dict[str, Any] = {"replicas": 2, "profile_s": 0, "largest": 16}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_a_folder_and_a_tar_of_images(image_artifact: Path, tmp_path: Path, deco
             label = tarfile.TarInfo(f"{index:02}.cls")
             archive.addfile(label, io.BytesIO())
     expected = (np.array(colours) / 255 - 0.5) / 0.25
-    options = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "decoder": decoder, **ENGINE}
+    options: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "decoder": decoder, **ENGINE}
     run_batch(image_artifact, tmp_path / "in", tmp_path / "a", shard_rows=7, **options)
     run_batch(image_artifact, tmp_path / "in.tar", tmp_path / "b", **options)
     for out in ("a", "b"):

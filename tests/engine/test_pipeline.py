@@ -37,7 +37,11 @@ def test_the_source_is_drawn_only_as_fast_as_results_are_taken() -> None:
 
 
 def test_the_busiest_stage_is_named() -> None:
-    pipeline = Pipeline([Stage("fast", lambda x: x), Stage("slow", lambda x: time.sleep(0.005) or x)])
+    def sleepy(x: int) -> int:
+        time.sleep(0.005)
+        return x
+
+    pipeline = Pipeline([Stage("fast", lambda x: x), Stage("slow", sleepy)])
     list(pipeline.run(range(40)))
     assert pipeline.bottleneck() == "slow"
     fast, slow = pipeline.use()

@@ -82,7 +82,9 @@ def test_too_few_other_scores_certify_nothing() -> None:
 
 
 def test_constant_drops_are_bounded_by_themselves() -> None:
-    assert upper_bound(np.full(60, 0.9), np.full(60, 0.7), 0.05) == (pytest.approx(0.2), CONSTANT)
+    bound, method = upper_bound(np.full(60, 0.9), np.full(60, 0.7), 0.05)
+    assert bound == pytest.approx(0.2)
+    assert method == CONSTANT
 
 
 def test_finalists_share_the_error() -> None:

@@ -82,6 +82,7 @@ def test_taylor_is_zero_for_a_filter_that_nothing_reads(net: Net) -> None:
     with torch.no_grad():
         net.fc.weight[:, 5] = 0
         net.b.weight[5] = 0
+        assert net.b.bias is not None
         net.b.bias[5] = 0
     channels = analysed(net)
     group = next(g for g in channels.groups if g.name == "b")

@@ -53,6 +53,7 @@ def test_errors(client: Any, name: str) -> None:
     x = np.zeros((1, 5), np.float32)
     given = triton.InferInput(name, [1, 5], "FP32")
     given.set_data_from_numpy(x)
+    caught: Any
     with pytest.raises(Exception, match="must have shape") as caught:
         client.infer("tiny", [given])
     assert "INVALID_ARGUMENT" in caught.value.status()

@@ -58,7 +58,7 @@ def trained() -> tuple[GraphModule, Task]:
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     for x, y in train * 3:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(x), y).backward()
         optimizer.step()
     task = Task(model.eval(), (train[0][0],), holdout=batches(4), train=train)
     return hasten.capture(model, task.example), task

@@ -1,4 +1,4 @@
-"""neural-compressor 3 for PyTorch: static int8 (PT2E, minmax), SmoothQuant and RTN int4 weights.
+"""neural-compressor 3 for PyTorch: static int8 (PT2E, minmax) and int4 weights (RTN).
 
 Its ONNX quantizers left the package with release 3; its programs run through PyTorch's compiler.
 """

@@ -1,4 +1,4 @@
-"""Olive: one workflow of transformer optimisation and static quantization, run by ONNX Runtime; int4 weights by RTN."""
+"""Olive: static int8 (on transformers after its graph optimisation) and int4 weights (RTN), run by ONNX Runtime."""
 
 REQUIREMENTS = ("olive-ai==0.13.0", "onnxruntime==1.32.0", "onnxscript==0.7.2", "requests==2.32.5")
 TITLE = "Olive"

@@ -1,6 +1,6 @@
 """pruna, what of it runs on a CPU: torchao's dynamic int8 behind `smash`, compiled by AOTInductor."""
 
-REQUIREMENTS = ("pruna==0.3.4",)
+REQUIREMENTS = ("pruna==0.3.4", "huggingface_hub==1.33.0")
 TITLE = "pruna"
 
 

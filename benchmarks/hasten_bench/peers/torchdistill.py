@@ -31,10 +31,12 @@ def distill_30(job):
 
     end = time.monotonic() + 60 * job.minutes
     rows = torch.utils.data.TensorDataset(*(torch.cat(x) for x in zip(*job.tensors("train", 256), strict=True)))
-    loader = {"dataset_id": "train", "random_sample": True, "kwargs": {"batch_size": 32, "shuffle": True}}
+    sampler = {"class_or_func": torch.utils.data.RandomSampler}
+    loader = {"dataset_id": "train", "sampler": sampler, "kwargs": {"batch_size": 32}}
     config = {
-        "num_epochs": 3, "train_data_loader": loader, "val_data_loader": loader | {"random_sample": False},
-        "teacher": {"forward_hook": {}, "requires_grad": False}, "student": {"forward_hook": {}},
+        "num_epochs": 3, "train_data_loader": loader, "val_data_loader": loader,
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only"},
         "optimizer": {"key": "SGD", "kwargs": {"lr": 0.01, "momentum": 0.9}}, "criterion": CRITERION,
     }  # fmt: skip
     student = _pruned(job)

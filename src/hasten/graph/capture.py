@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 from typing import Any
 
 import torch
@@ -80,7 +81,9 @@ def _export_fixed(module: nn.Module, example: Inputs) -> ExportedProgram:
 
 
 def _trace(module: nn.Module, inputs: Inputs, shapes: Any) -> ExportedProgram:
-    with torch.no_grad(), quiet("torch.fx.experimental.symbolic_shapes"):
+    # A failing trace is printed to standard error, besides being raised.
+    printed = contextlib.redirect_stderr(io.StringIO())
+    with torch.no_grad(), quiet("torch.fx.experimental.symbolic_shapes"), printed:
         return torch.export.export(module, inputs, dynamic_shapes=_per_input(module, shapes), strict=False)
 
 

@@ -99,9 +99,7 @@ def is_depthwise(graph: GraphModule, layer: Node) -> bool:
     """Whether every output channel of a convolution reads one input channel, and there are as many."""
     weight = tensor_of(graph, layer.args[1])
     groups = layer.args[_GROUPS_ARGUMENT] if len(layer.args) > _GROUPS_ARGUMENT else 1
-    return (
-        weight is not None and layer.target in _CONVOLUTIONS and isinstance(groups, int) and 1 < groups == len(weight)
-    )
+    return weight is not None and layer.target in _CONVOLUTIONS and bool(groups != 1 and groups == len(weight))
 
 
 def producer_ranges(graph: GraphModule, pair: Pair) -> Tensor:

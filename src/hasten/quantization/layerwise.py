@@ -15,11 +15,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from hasten.graph.parameters import tensor_of
 from hasten.quantization import operators
 from hasten.quantization.rounding import can_round, groups_of, input_covariance, round_weights
+from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.task import Inputs
 
 _BIAS_ARGUMENT = 2
-# By name: torch registers the operator only when it is first needed.
-_DEQUANTIZE = "quantized_decomposed.dequantize_per_channel.default"
 
 
 def refine(quantized: GraphModule, reference: GraphModule, inputs: Inputs, *, weights: bool, biases: bool) -> None:
@@ -123,7 +122,7 @@ def _is_layer(node: Node) -> bool:
 
 def _integers(graph: GraphModule, node: Any) -> tuple[Tensor, Tensor] | None:
     """Integers of a constant and their scale, one per slice of its first dimension; None if it is no such constant."""
-    if not isinstance(node, Node) or str(node.target) != _DEQUANTIZE or node.args[3] != 0:
+    if not isinstance(node, Node) or node.target is not DEQUANTIZE_PER_CHANNEL or node.args[3] != 0:
         return None
     integers, scale = tensor_of(graph, node.args[0]), tensor_of(graph, node.args[1])
     return None if integers is None or scale is None else (integers, scale)

@@ -90,10 +90,18 @@ def run(
     listener.trying("reading the holdout")
     holdout = store_holdout(task, folder / "data", seed)
     listener.trying("measuring the original")
-    setup = {"device": fingerprint(), "budget": asdict(budget), "seed": seed, "missing": missing, "task": task.name}
+    setup = {
+        "task": task.name,
+        "device": fingerprint(),
+        "budget": asdict(budget),
+        "seed": seed,
+        "missing": missing,
+        "search": len(holdout.search),
+        "certify": len(holdout.certify),
+    }
     with Bench(task, graph, holdout, folder / "trials") as bench:
         _check_certifiable(bench, budget)
-        journal.append("begin", setup | {"search": len(holdout.search), "certify": len(holdout.certify)})
+        journal.append("begin", setup)
         for name, reason in missing.items():
             listener.say(f"skipping target {name}: needs {reason}")
         trials = _search(bench, post_training(usable), budget, started, journal, listener)
