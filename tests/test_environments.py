@@ -60,9 +60,11 @@ def test_values_and_errors_cross_the_border(child: str) -> None:
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(child: str) -> None:
-    with environments.Process(child) as process:  # noqa: SIM117
-        with pytest.raises(environments.StackFailed, match=r"ended with 3.*goodbye"):
-            process.call("die", words="goodbye")
+    with (
+        environments.Process(child) as process,
+        pytest.raises(environments.StackFailed, match=r"ended with 3.*goodbye"),
+    ):
+        process.call("die", words="goodbye")
 
 
 def test_arrays_cross_the_border_unchanged(child: str, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ _HOME = {
     "cosine_similarity": "hasten.task",
     "Recipe": "hasten.recipe",
     "capture": "hasten.graph.capture",
-    "compile": "hasten.compile",
-    "apply": "hasten.compile",
+    "compile": "hasten.compiling",
+    "apply": "hasten.compiling",
     "run": "hasten.search.run",
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",
     "load": "hasten.artifact",
+    "Engine": "hasten.engine.engine",
     "verify": "hasten.artifact",
     "HastenError": "hasten.errors",
     "InvalidInput": "hasten.errors",
@@ -31,14 +32,10 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name[:1].isupper():
-        value = _technique(name)
-    else:
-        raise AttributeError(f"module 'hasten' has no attribute {name!r}")
-    # Importing `hasten.compile` binds the module to this name; the function is what the name means.
-    globals()[name] = value
-    return value
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name[:1].isupper():
+        return _technique(name)
+    raise AttributeError(f"module 'hasten' has no attribute {name!r}")
 
 
 def _technique(name: str) -> Any:

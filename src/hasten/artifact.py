@@ -5,6 +5,7 @@ files, `recipe.yaml`, `certificate.json`, `measurements.json`, and `check_input_
 `verify` reruns.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -147,8 +148,13 @@ def write(
     return Artifact(out)
 
 
-def load(path: str | os.PathLike[str]) -> LoadedProgram:
+def load(path: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None) -> LoadedProgram:
     """Load an artifact after checking every hash; torch is imported only if its target runs on torch.
+
+    Args:
+        path: The artifact's folder.
+        options: Options of its target to load it with instead of those it was compiled with, such as `threads`; those
+            that the target does not have are left out.
 
     Raises:
         InvalidInput: Not an artifact, changed since it was written, or its target is not usable here.
@@ -157,6 +163,10 @@ def load(path: str | os.PathLike[str]) -> LoadedProgram:
     manifest = _read_manifest(folder)
     _check_files(folder, manifest)
     target = make_target(manifest["target"]["name"], manifest["target"]["options"])
+    known = options_of(target)
+    target = dataclasses.replace(
+        cast(Any, target), **{key: value for key, value in (options or {}).items() if key in known}
+    )
     if missing := target.missing():
         raise InvalidInput(f"The artifact {folder} needs {manifest['target']['name']}, which needs: {missing}")
     return LoadedProgram(manifest, target.load(folder))

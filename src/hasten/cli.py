@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
+from hasten.serve.cli import register as register_serve
 
 app = typer.Typer(
     name="hasten",
@@ -75,7 +77,7 @@ def apply_command(
     out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
 ) -> None:
     """Replay a recipe on a task, without search or certificate."""
-    from hasten.compile import apply
+    from hasten.compiling import apply
     from hasten.recipe import Recipe
     from hasten.taskfile import load_task
 
@@ -235,6 +237,9 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
         table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
     Console().print(table)
 
+
+register_engine(app)
+register_serve(app)
 
 if __name__ == "__main__":
     main()

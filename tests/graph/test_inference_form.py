@@ -71,7 +71,8 @@ class Shared(nn.Module):
         self.conv, self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.conv(self.a(self.conv(x))))
+        result: Tensor = self.b(self.conv(self.a(self.conv(x))))
+        return result
 
 
 def test_a_shared_weight_is_folded_into_copies() -> None:

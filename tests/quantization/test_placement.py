@@ -33,7 +33,8 @@ class Residual(nn.Module):
         x = self.stem(x)
         x = torch.relu(x + self.pointwise(self.depthwise(x)))
         x = nn.functional.max_pool2d(x, 2)
-        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        pooled: Tensor = self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return pooled
 
 
 class Block(nn.Module):
@@ -54,7 +55,8 @@ class Block(nn.Module):
             heads(self.q(y)), heads(self.k(y)), heads(self.v(y)), keep[:, None, None]
         )
         x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.down(nn.functional.gelu(self.up(self.norm_b(x))))
+        result: Tensor = x + self.down(nn.functional.gelu(self.up(self.norm_b(x))))
+        return result
 
 
 def task_of(model: nn.Module, *example: Tensor) -> Task:
@@ -124,7 +126,8 @@ class Swish(nn.Module):
         self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(nn.functional.silu(self.a(x)))
+        result: Tensor = self.b(nn.functional.silu(self.a(x)))
+        return result
 
 
 def test_a_smooth_activation_is_rounded_after_or_around_as_the_placement_says() -> None:

@@ -1,7 +1,8 @@
 """Turn any nn.Module into a live, trainable graph of ATen operators, and a graph back into an ExportedProgram."""
 
+import contextlib
 import inspect
-import warnings
+import io
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput
 from hasten.graph.duplicate import duplicate
+from hasten.graph.quiet import quiet
 from hasten.task import Inputs
 
 
@@ -38,8 +40,9 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
                 "Try model(*example) yourself."
             ) from error
     _check_finite(reference)
-    graph = export(model, example).module(check_guards=False)
-    assert isinstance(graph, GraphModule)
+    graph = _live(export(model, example))
+    if has_dynamic_batch(graph) and not _runs_at_another_batch(graph, example):
+        graph = _live(_export_fixed(model, example))
     _flatten_outputs(graph)
     return graph
 
@@ -54,30 +57,50 @@ def export(module: nn.Module, example: Inputs) -> ExportedProgram:
     Raises:
         InvalidInput: `torch.export` refuses the module.
     """
+    if isinstance(module, GraphModule) and not has_dynamic_batch(module):
+        return _export_fixed(module, example)
     # A batch of 1 would be specialised to a constant, so trace with 2 or more.
     batch = example if len(example[0]) > 1 else tuple(torch.cat([x, x]) for x in example)
-    dim = Dim("batch", min=1)
-    attempts: tuple[tuple[Inputs, Any], ...] = (
-        (batch, tuple({0: dim} for _ in batch)),
-        (batch, tuple({0: Dim.AUTO} for _ in batch)),
-        (example, None),
-    )
-    failure: Exception | None = None
-    for inputs, shapes in attempts:
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                # torch warns about its own deprecated internals while tracing.
-                warnings.simplefilter("ignore", FutureWarning)
-                program = torch.export.export(module, inputs, dynamic_shapes=_per_input(module, shapes), strict=False)
-            # AUTO may silently pin the batch to the traced size; then trace with the size the user gave.
-            if shapes is None or _batch_is_symbolic(_user_inputs(program)):
+    for dim in (Dim("batch", min=1), Dim.AUTO):
+        with contextlib.suppress(Exception):  # the next form may do; the last one reports
+            program = _trace(module, batch, tuple({0: dim} for _ in batch))
+            # AUTO may silently pin the batch to the traced size.
+            if _batch_is_symbolic(_user_inputs(program)):
                 return program
-        except Exception as error:
-            failure = error
-    raise InvalidInput(
-        f"`model` must be exportable by torch.export, but it raised {type(failure).__name__}: {_first_line(failure)} "
-        "Replace data-dependent Python control flow, or wrap the traceable part of the model."
-    ) from failure
+    return _export_fixed(module, example)
+
+
+def _export_fixed(module: nn.Module, example: Inputs) -> ExportedProgram:
+    try:
+        return _trace(module, example, None)
+    except Exception as error:
+        raise InvalidInput(
+            f"`model` must be exportable by torch.export, but it raised {type(error).__name__}: {_first_line(error)} "
+            "Replace data-dependent Python control flow, or wrap the traceable part of the model."
+        ) from error
+
+
+def _trace(module: nn.Module, inputs: Inputs, shapes: Any) -> ExportedProgram:
+    # A failing trace is printed to standard error, besides being raised.
+    printed = contextlib.redirect_stderr(io.StringIO())
+    with torch.no_grad(), quiet("torch.fx.experimental.symbolic_shapes"), printed:
+        return torch.export.export(module, inputs, dynamic_shapes=_per_input(module, shapes), strict=False)
+
+
+def _live(program: ExportedProgram) -> GraphModule:
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, GraphModule)
+    return graph
+
+
+def _runs_at_another_batch(graph: GraphModule, example: Inputs) -> bool:
+    """Whether a batch called dynamic is: a guard on a product of sizes can still pin it."""
+    with torch.no_grad():
+        try:
+            graph(*(torch.cat([x, x[:1]]) for x in example))
+        except Exception:
+            return False
+    return True
 
 
 def has_dynamic_batch(graph: GraphModule) -> bool:

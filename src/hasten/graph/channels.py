@@ -1,6 +1,6 @@
 """Find which parameter slices of a captured graph must leave together.
 
-`find_channels` walks the graph once. Each operator's rule (`hasten.graph.rules`) maps the axes of its inputs to the axes
+`find_channels` walks the graph once. Each operator's rule (`hasten.graph.rules`) maps the axes of its inputs to those
 of its output and states what must be removed together (`hasten.graph.relations`). What comes out are units: a filter, a
 hidden neuron, an attention head, with every parameter slice that belongs to it. Any choice of units is a valid cut.
 
@@ -49,7 +49,8 @@ class Group:
 
     Attributes:
         name: Module path of the first layer that produces them, with `#2`, `#3` where a layer has several groups.
-        kind: "filter" (convolution), "neuron" (linear, recurrent, embedding) or "head" (attention).
+        kind: "filter" (convolution), "neuron" (linear, recurrent, embedding), "head" (attention) or "head size" (one
+            element of every head of a layer).
         units: In the order of their first index.
         approximate: Removing them changes a normalisation or mean over the cut dimension; see the module's text.
     """
@@ -70,6 +71,7 @@ class Channels:
         axes: Axes of every live node by its name; a list of them for a node with several outputs.
         edits: How to patch a node's arguments after a cut, by its name.
         weighted: (input node, its dimension) of every contraction with a parameter, by the name of the contraction.
+        produced: (layer, axis of its outputs, kind) of every weight.
         uncovered: Nodes that no rule covers, with the reason; the channels that meet them are frozen.
         solution: Which units every axis position belongs to.
     """
@@ -79,6 +81,7 @@ class Channels:
     axes: dict[str, AxesOfNode]
     edits: dict[str, list[Edit]]
     weighted: dict[str, list[tuple[Node, int]]]
+    produced: tuple[tuple[str, Axis, str], ...]
     uncovered: dict[str, str]
     solution: Solution
     relations: Relations
@@ -105,7 +108,15 @@ def find_channels(graph: GraphModule) -> Channels:
     solution = walk.relations.solve()
     groups = _group(walk, solution)
     return Channels(
-        graph, groups, walk.axes, walk.edits, walk.weighted, walk.uncovered, solution, walk.relations
+        graph,
+        groups,
+        walk.axes,
+        walk.edits,
+        walk.weighted,
+        tuple(walk.produced),
+        walk.uncovered,
+        solution,
+        walk.relations,
     )
 
 
@@ -139,6 +150,7 @@ class _Walk:
     def __init__(self, graph: GraphModule) -> None:
         self.graph = graph
         self.live = live_nodes(graph)
+        self.parametric: set[Node] = set()
         self.relations = Relations()
         self.axes: dict[str, AxesOfNode] = {}
         self.parameters: dict[int, tuple[str, tuple[Axis, ...]]] = {}
@@ -150,6 +162,8 @@ class _Walk:
         self.produced: list[tuple[str, Axis, str]] = []
 
     def visit(self, node: Node) -> None:
+        if node.op == "get_attr" or (node.all_input_nodes and self.parametric.issuperset(node.all_input_nodes)):
+            self.parametric.add(node)
         if node.op == "get_attr":
             self.axes[node.name] = self._parameter(str(node.target))
         elif node.op == "placeholder":
@@ -170,7 +184,7 @@ class _Walk:
         name = str(node.target)
         if rule is None:
             return self._unknown(node, f"operator {name} has no rule")
-        call = Call(node, self.relations, lambda n: self.axes.get(n.name))
+        call = Call(node, self.relations, lambda n: self.axes.get(n.name), self.parametric)
         try:
             axes = rule(call)
             _check_shapes(node, axes)
@@ -242,9 +256,11 @@ def _check_shapes(node: Node, axes: AxesOfNode) -> None:
 
 
 def _layer(weight: Any) -> str:
-    if not isinstance(weight, Node):
-        return "?"
-    return str(weight.target).removesuffix(".weight") if weight.op == "get_attr" else weight.name
+    """The module that owns a weight, also a transposed or normalised one."""
+    node: Node = weight
+    while node.op != "get_attr" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target).removesuffix(".weight")
 
 
 def _group(walk: _Walk, solution: Solution) -> tuple[Group, ...]:
@@ -254,6 +270,7 @@ def _group(walk: _Walk, solution: Solution) -> tuple[Group, ...]:
         for unit in _units_in(solution, [axis]):
             origin.setdefault(unit, (layer, kind))
     heads = _units_in(solution, walk.heads)
+    inside_heads = _beside(walk, solution, heads)
     approximate = _units_in(solution, walk.approximate)
     essential = _essential(walk, solution)
     members: dict[Any, list[Unit]] = {}
@@ -262,9 +279,11 @@ def _group(walk: _Walk, solution: Solution) -> tuple[Group, ...]:
             continue
         found = tuple(Slice(p, d, tuple(i)) for (p, d), i in slices[unit].items())
         footprint = frozenset((s.parameter, s.dim) for s in found)
-        key = (layer, "head" if unit in heads else kind, unit in approximate, footprint)
+        kind = "head" if unit in heads else "head size" if unit in inside_heads else kind
+        key = (layer, kind, unit in approximate, footprint)
         members.setdefault(key, []).append(Unit(unit, found))
-    groups, seen = [], {}
+    groups: list[Group] = []
+    seen: dict[str, int] = {}
     for (layer, kind, inexact, _), units in members.items():
         seen[layer] = seen.get(layer, 0) + 1
         name = layer if seen[layer] == 1 else f"{layer}#{seen[layer]}"
@@ -280,6 +299,16 @@ def _slices(walk: _Walk, solution: Solution) -> dict[int, dict[tuple[str, int], 
             for index, units in enumerate(solution.units(axis)):
                 for unit in units:
                     found.setdefault(unit, {}).setdefault((path, dim), []).append(index)
+    return found
+
+
+def _beside(walk: _Walk, solution: Solution, heads: dict[int, None]) -> set[int]:
+    """Units that share positions with heads: the elements within them."""
+    found: set[int] = set()
+    for _, axis, _ in walk.produced:
+        for units in solution.units(axis):
+            if any(u in heads for u in units):
+                found |= {u for u in units if u not in heads}
     return found
 
 
@@ -319,10 +348,3 @@ def parameter_axes(channels: Channels) -> dict[str, tuple[Axis, ...]]:
         if node.op == "get_attr" and isinstance(axes, tuple):
             found[str(node.target)] = axes
     return found
-
-
-def unit_total(groups: Iterable[Group]) -> int:
-    """How many units the groups have."""
-    return sum(len(g.units) for g in groups)
-
-

@@ -2,9 +2,6 @@
 
 import contextlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +9,7 @@ from torch.fx import GraphModule
 
 from hasten.errors import Unsupported
 from hasten.graph.capture import export, has_dynamic_batch, outputs, placeholders
+from hasten.graph.quiet import quiet
 from hasten.task import Inputs
 
 _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
@@ -29,7 +27,8 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
     size_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     names_in = [node.name for node in placeholders(graph)]
     names_out = [f"output_{index}" for index in range(len(outputs(graph)))]
-    with _quiet():
+    # The exporter prints progress and warns about its own internals; neither is of use to a user.
+    with quiet("torch.onnx", "onnxscript", "onnx_ir", categories=(Warning,)), contextlib.redirect_stdout(io.StringIO()):
         try:
             program = torch.onnx.export(
                 export(graph, example), dynamo=True, input_names=names_in, output_names=names_out, verbose=False
@@ -53,19 +52,3 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints progress and warns about its own internals; neither is of use to a user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

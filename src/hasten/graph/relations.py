@@ -101,7 +101,7 @@ class Relations:
         self._ties.append((a.positions, b.positions))
 
     def product(self, whole: Axis, factors: Sequence[Axis]) -> None:
-        """Row-major position (i, j, ...) of `whole` is removed if and only if one of i, j, ... is, each in its factor."""
+        """Row-major position (i, j, ...) of `whole` is removed if and only if i or j or ... is, each in its factor."""
         if whole.size != math.prod(f.size for f in factors):
             raise ValueError(f"a product of {[f.size for f in factors]} must have as many positions, got {whole.size}.")
         wide = [f for f in factors if f.size > 1]
@@ -133,20 +133,23 @@ class Relations:
     def solve(self) -> "Solution":
         """Find the units; see the module's text."""
         while True:
-            label = self._components(freeze_together=True)
+            label = self._components()
             composites, new = _Round(label, self._products).run()
             if not new:
                 return Solution(label, composites)
             self._ties += new
 
-    def reasons(self) -> "list[frozenset[str]]":
+    def reasons(self) -> list[frozenset[str]]:
         """For every position, why it is frozen (through any chain of ties); empty if ties alone do not freeze it."""
-        label = self._components(freeze_together=False)
-        found: dict[int, set[str]] = {}
-        for index, reason in enumerate(self._reasons):
-            found.setdefault(int(label[index]), set()).add(reason)
-        sets = {root: frozenset(texts) for root, texts in found.items()}
-        return [sets.get(int(root), frozenset()) for root in label]
+        ties = [(a[(a >= _RESERVED) & (b >= _RESERVED)], b[(a >= _RESERVED) & (b >= _RESERVED)]) for a, b in self._ties]
+        root = _connect(self._count, ties)
+        found: dict[int, set[str]] = {int(root[i]): {text} for i, text in enumerate(self._reasons)}
+        for one, other in self._ties:
+            for a, b in ((one, other), (other, one)):
+                for position, reserved in zip(a.tolist(), b.tolist(), strict=True):
+                    if reserved < _RESERVED <= position:
+                        found.setdefault(int(root[position]), set()).add(self._reasons[reserved])
+        return [frozenset(found.get(int(r), ())) for r in root]
 
     def _reason(self, text: str) -> int:
         if text not in self._reasons:
@@ -156,12 +159,10 @@ class Relations:
                 self._reasons.append(text)
         return self._reasons.index(text)
 
-    def _components(self, freeze_together: bool) -> NDArray[np.int64]:
-        """Component number of every position; with `freeze_together`, component of all frozen ones is that of id 0."""
-        ties = self._ties
-        if freeze_together:
-            ties = [*ties, (np.zeros(_RESERVED, dtype=np.int64), np.arange(_RESERVED, dtype=np.int64))]
-        return _connect(self._count, ties)
+    def _components(self) -> NDArray[np.int64]:
+        """Component number of every position; all frozen ones are in that of position 0."""
+        frozen = (np.zeros(_RESERVED, dtype=np.int64), np.arange(_RESERVED, dtype=np.int64))
+        return _connect(self._count, [*self._ties, frozen])
 
 
 @dataclass(frozen=True)

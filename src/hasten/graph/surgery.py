@@ -1,6 +1,5 @@
 """Remove units from a captured graph, and run the original with them set to zero: the two sides of exactness."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.errors import InvalidInput
@@ -22,6 +22,7 @@ from hasten.graph.channels import (
     live_nodes,
     parameter_axes,
 )
+from hasten.graph.duplicate import duplicate
 from hasten.graph.relations import Axis
 
 
@@ -69,10 +70,10 @@ def remove(channels: Channels, units: Iterable[Unit]) -> GraphModule:
     cut = Cut(channels, units)
     if cut.emptied():
         raise InvalidInput(
-            f"`units` must leave at least one position of every dimension, but these {len(cut.units)} units would empty "
+            f"`units` must leave at least one position of every dimension, but these {len(cut.units)} would empty "
             f"{len(cut.emptied())} of them. Keep at least one unit of each group that shares a dimension."
         )
-    result = copy.deepcopy(channels.graph)
+    result = duplicate(channels.graph)
     live = {node.name for node in live_nodes(result)}
     _slice_parameters(result, cut)
     for node in list(result.graph.nodes):
@@ -89,14 +90,15 @@ def run_masked(channels: Channels, units: Iterable[Unit], inputs: tuple[Tensor, 
 
     This is the reference that `remove` is exact to, for units that are not approximate.
     """
-    flat = _Masked(channels, Cut(channels, units)).run(*inputs)
+    with torch.no_grad():
+        flat = _Masked(channels, Cut(channels, units)).run(*inputs)
     return tuple(flat)
 
 
 def zero_parameters(channels: Channels, units: Iterable[Unit]) -> GraphModule:
     """A copy of the analysed graph with the parameter slices of `units` set to zero, shapes as they were."""
     cut = Cut(channels, units)
-    result = copy.deepcopy(channels.graph)
+    result = duplicate(channels.graph)
     with torch.no_grad():
         for path, axes in parameter_axes(channels).items():
             tensor = attribute(result, path)
@@ -109,10 +111,11 @@ def zero_parameters(channels: Channels, units: Iterable[Unit]) -> GraphModule:
 
 def refresh_shapes(graph: GraphModule) -> None:
     """Recompute `meta["val"]` of every node from those of the placeholders, symbolic batch size included."""
-    mode = next((v.fake_mode for v in (n.meta.get("val") for n in placeholders(graph)) if hasattr(v, "fake_mode")), None)
+    values = [node.meta["val"] for node in placeholders(graph)]
+    mode = next((value.fake_mode for value in values if hasattr(value, "fake_mode")), None)
     if mode is not None:
         with torch.no_grad():
-            _Shapes(graph, mode).run(*(node.meta["val"] for node in placeholders(graph)))
+            _Shapes(graph, mode).run(*values)
     graph.recompile()
 
 
@@ -179,12 +182,16 @@ class _Masked(Interpreter):
         axes = self.cut.channels.axes.get(n.name)
         if not self.cut.touches(axes):
             return value
+        if n.op == "get_attr":
+            value = value.detach().clone()
         if isinstance(axes, list):
             return [self._zero(v, a) if isinstance(v, Tensor) else v for v, a in zip(value, axes, strict=True)]
         return self._zero(value, axes or ())
 
     def _zero(self, value: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-        value = value.clone()
+        """In place, so that an operator that writes through a view later still writes to its base."""
+        if 0 in value.stride() or value.requires_grad:
+            value = value.detach().clone()
         for dim, axis in enumerate(axes):
             gone = np.flatnonzero(self.cut.removed(axis))
             if len(gone):
@@ -202,7 +209,8 @@ class _Shapes(Interpreter):
         self.mode = mode
 
     def run(self, *args: Any, initial_env: Any = None, enable_io_processing: bool = False) -> Any:
-        with self.mode:
+        # Some operators' shapes are computed in Python, which needs its dispatcher for symbolic sizes.
+        with enable_python_dispatcher(), self.mode:
             return super().run(*args, initial_env=initial_env, enable_io_processing=enable_io_processing)
 
     def run_node(self, n: Node) -> Any:

@@ -67,8 +67,9 @@ def certify(
     *,
     max_drop: float,
     confidence: float,
-    finalists: int,
     indices: np.ndarray,
+    finalists: int = 1,
+    share: float = 1.0,
     target: str = "labels",
 ) -> Certificate:
     """Test that the mean of `candidate` is at most `max_drop` below that of `baseline`.
@@ -78,11 +79,13 @@ def certify(
         candidate: Scores of the candidate on the same samples, [n].
         max_drop: Largest accepted drop.
         confidence: Family confidence, over all finalists.
-        finalists: Number of candidates tested on these samples.
         indices: The sample indices, [n], for the record.
+        finalists: Number of candidates tested on these samples.
+        share: This candidate's share of the family's error; the shares of all finalists sum to at most 1 (weighted
+            Bonferroni).
         target: What the scores compare with.
     """
-    level = (1 - confidence) / finalists
+    level = (1 - confidence) * share
     upper, method = upper_bound(baseline, candidate, level)
     drop = float(np.mean(baseline) - np.mean(candidate))
     return Certificate(

@@ -15,11 +15,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from hasten.graph.parameters import tensor_of
 from hasten.quantization import operators
 from hasten.quantization.rounding import can_round, groups_of, input_covariance, round_weights
+from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.task import Inputs
 
 _BIAS_ARGUMENT = 2
-# By name: torch registers the operator only when it is first needed.
-_DEQUANTIZE = "quantized_decomposed.dequantize_per_channel.default"
 
 
 def refine(quantized: GraphModule, reference: GraphModule, inputs: Inputs, *, weights: bool, biases: bool) -> None:
@@ -76,9 +75,7 @@ class _Refiner(Interpreter):
         if n.name in self._layers and self._weights:
             self._round(n)
         result = super().run_node(n)
-        if n.name in self._layers and self._biases and self._shift(n, result):
-            return super().run_node(n)
-        return result
+        return self._shifted(n, result) if n.name in self._layers and self._biases else result
 
     def _round(self, layer: Node) -> None:
         weight = tensor_of(self._reference, self._layers[layer.name].args[1])
@@ -93,21 +90,26 @@ class _Refiner(Interpreter):
             weight.reshape(groups, len(weight) // groups, -1), scale.reshape(groups, -1), covariance, low, high
         )
         integers.copy_(rounded.reshape(integers.shape))
-        self._update(layer.args[1], integers, scale)
+        # The weights were dequantized before their integers changed.
+        self.env[layer.args[1]] = integers * scale.view(-1, *[1] * (integers.ndim - 1))  # type: ignore[index]
 
-    def _shift(self, layer: Node, result: Tensor) -> bool:
-        found = _integers(self._graph, layer.args[_BIAS_ARGUMENT]) if len(layer.args) > _BIAS_ARGUMENT else None
-        if found is None:
-            return False
-        integers, scale = found
+    def _shifted(self, layer: Node, result: Tensor) -> Tensor:
+        """Correct the bias of an integer layer, and its output with it."""
+        if _integers(self._graph, layer.args[1]) is None or len(layer.args) <= _BIAS_ARGUMENT:
+            return result
         shift = self._means[layer.name] - _channel_mean(layer, result)
-        integers += torch.round(shift / scale).to(integers.dtype)
-        self._update(layer.args[_BIAS_ARGUMENT], integers, scale)
-        return True
-
-    def _update(self, dequantize: Any, integers: Tensor, scale: Tensor) -> None:
-        """The dequantized values were computed before their integers changed."""
-        self.env[dequantize] = integers * scale.view(-1, *[1] * (integers.ndim - 1))
+        argument = layer.args[_BIAS_ARGUMENT]
+        found, values = _integers(self._graph, argument), tensor_of(self._graph, argument)
+        if found is not None:
+            integers, scale = found
+            steps = torch.round(shift / scale)
+            integers += steps.to(integers.dtype)
+            shift = steps * scale
+        elif values is not None:
+            values += shift
+        else:
+            return result
+        return result + shift.view([-1 if dim == _channel(layer, result) else 1 for dim in range(result.ndim)])
 
     def _range(self, dequantize: Any) -> tuple[int, int]:
         low, high = dequantize.args[4:6]
@@ -120,13 +122,17 @@ def _is_layer(node: Node) -> bool:
 
 def _integers(graph: GraphModule, node: Any) -> tuple[Tensor, Tensor] | None:
     """Integers of a constant and their scale, one per slice of its first dimension; None if it is no such constant."""
-    if not isinstance(node, Node) or str(node.target) != _DEQUANTIZE or node.args[3] != 0:
+    if not isinstance(node, Node) or node.target is not DEQUANTIZE_PER_CHANNEL or node.args[3] != 0:
         return None
     integers, scale = tensor_of(graph, node.args[0]), tensor_of(graph, node.args[1])
     return None if integers is None or scale is None else (integers, scale)
 
 
 def _channel_mean(layer: Node, output: Tensor) -> Tensor:
-    """Mean over all but the channel dimension: the second of a convolution, the last of a linear layer."""
-    channel = 1 if layer.target in operators.CONVOLUTIONS else output.ndim - 1
-    return output.mean([dim for dim in range(output.ndim) if dim != channel])
+    """Mean over all but the channel dimension."""
+    return output.mean([dim for dim in range(output.ndim) if dim != _channel(layer, output)])
+
+
+def _channel(layer: Node, output: Tensor) -> int:
+    """The channel dimension of a layer's output: the second of a convolution, the last of a linear layer."""
+    return 1 if layer.target in operators.CONVOLUTIONS else output.ndim - 1

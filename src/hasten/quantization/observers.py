@@ -5,28 +5,101 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hasten.quantization import affine
+from hasten.quantization import affine, ranges
+from hasten.quantization.histogram import Histogram
 from hasten.quantization.torchao import ObserverBase
 
 
-class MinMax(ObserverBase):  # type: ignore[misc]
-    """Covers everything that was seen."""
+class _Activation(ObserverBase):  # type: ignore[misc]
+    """Watches while `rounding` is None, then rounds with what it has learnt; the gradient passes where nothing clips.
 
-    def __init__(self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, **_: Any) -> None:
-        super().__init__(dtype)
-        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
-        self.low, self.high = torch.tensor(float("inf")), torch.tensor(float("-inf"))
+    Source of the straight-through gradient: Bengio et al. 2013, "Estimating or Propagating Gradients Through
+    Stochastic Neurons for Conditional Computation".
+    """
+
+    quant_min: int
+    quant_max: int
+    rounding: tuple[float, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Watch `x` and pass it on."""
-        low, high = x.detach().aminmax()
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        """Watch `x` and pass it on, or round it."""
+        if self.rounding is not None:
+            return torch.fake_quantize_per_tensor_affine(x, *self.rounding, self.quant_min, self.quant_max)
+        self.watch(x)
         return x
+
+    def watch(self, x: Tensor) -> None:
+        """Learn from `x`."""
+        raise NotImplementedError
+
+    def start_rounding(self) -> None:
+        """Freeze the range that was found."""
+        scale, zero_point = self.calculate_qparams()
+        self.rounding = float(scale), int(zero_point)
+
+
+class Range(_Activation):
+    """Watches a streaming histogram and covers the part of it that `method` chooses; memory is flat.
+
+    Args:
+        method: A name in `ranges.METHODS`.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        method: str = "min_max",
+        **_: Any,
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.method = quant_min, quant_max, qscheme, method
+        self.histogram = Histogram()
+
+    def watch(self, x: Tensor) -> None:
+        """Learn from `x`."""
+        self.histogram.add(x)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars."""
         symmetric = self.qscheme == torch.per_tensor_symmetric
-        return affine.parameters(self.low, self.high, self.quant_min, self.quant_max, symmetric)
+        chosen = ranges.METHODS[self.method](self.histogram, self.quant_min, self.quant_max, symmetric)
+        low, high = torch.tensor(chosen, dtype=torch.float64)
+        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
+
+
+class MovingAverage(_Activation):
+    """Covers the exponentially weighted average of every batch's extremes (Jacob et al. 2018, section 3.1).
+
+    Args:
+        momentum: Weight of a new batch.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        quant_min: int,
+        quant_max: int,
+        qscheme: torch.qscheme,
+        momentum: float = 0.05,
+        **_: Any,
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.momentum = quant_min, quant_max, qscheme, momentum
+        self.extremes: Tensor | None = None
+
+    def watch(self, x: Tensor) -> None:
+        """Learn from `x`."""
+        extremes = torch.stack(x.detach().float().aminmax())
+        self.extremes = extremes if self.extremes is None else self.extremes.lerp(extremes, self.momentum)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, scalars."""
+        low, high = torch.zeros(2) if self.extremes is None else self.extremes
+        symmetric = self.qscheme == torch.per_tensor_symmetric
+        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
 
 
 class PerChannelWeight(ObserverBase):  # type: ignore[misc]
@@ -40,12 +113,22 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]
         self.low, self.high = torch.zeros(1), torch.zeros(1)
         # Raised by a bias that would otherwise not fit its 32 bits.
         self.smallest_scale = torch.zeros(1)
+        self.is_rounding = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Watch `x` and pass it on."""
+        """Watch `x`, and pass it on as it is or rounded to the range it has now."""
         rest = [dim for dim in range(x.ndim) if dim != self.ch_axis]
         self.low, self.high = x.detach().amin(rest), x.detach().amax(rest)
-        return x
+        if not self.is_rounding:
+            return x
+        scale, zero_point = self.calculate_qparams()
+        return torch.fake_quantize_per_channel_affine(
+            x, scale, zero_point.int(), self.ch_axis, self.quant_min, self.quant_max
+        )
+
+    def start_rounding(self) -> None:
+        """Round from now on."""
+        self.is_rounding = True
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, one per channel."""
@@ -53,3 +136,10 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]
         # The lowest integer stays unused, so that the integers are symmetric too.
         scale, zero = affine.parameters(-bound, bound, self.quant_min, self.quant_max, True)
         return torch.maximum(scale, self.smallest_scale), torch.zeros_like(zero)
+
+
+OBSERVERS: dict[str, Any] = {
+    **{method: Range.with_args(method=method) for method in ranges.METHODS},
+    "moving_average": MovingAverage,
+}
+"""What watches activations, by the name of the option `Quantize.observer`."""

@@ -39,3 +39,6 @@ PLACEMENTS = {
     "symmetric": Placement(_CLAMPS, convolution_rounds=True, zero_point="middle", attention=True),
 }
 """Placements by what they stand for: the values of a target's `placement` and of the option `Quantize.placement`."""
+
+OBSERVER_NAMES = ("min_max", "percentile", "mse", "entropy", "moving_average")
+"""Names of `observers.OBSERVERS`, stated here so that options can be read without torch."""

@@ -5,6 +5,9 @@ section 3, here for convolutions too, and on the covariance of the inputs instea
 bias takes up the mean.
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch.fx import Node
 from hasten.quantization import operators
 
 _DAMPING = 0.01
-_MOST_POSITIONS = 65536
+_MOST_POSITIONS = 16384
 
 
 def round_weights(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, high: int) -> Tensor:
@@ -53,8 +56,6 @@ def input_covariance(layer: Node, x: Tensor, weight: Tensor) -> Tensor:
         weight: Its weight; [outputs, k] for a linear layer, [outputs, inputs per group, *kernel] for a convolution.
     """
     patches = _patches(layer, x, weight)
-    step = -(-patches.shape[2] // _MOST_POSITIONS)
-    patches = patches[:, :, ::step]
     centred = patches - patches.mean(2, keepdim=True)
     return centred @ centred.mT / patches.shape[2]
 
@@ -70,21 +71,25 @@ def can_round(layer: Node, weight: Tensor) -> bool:
     """Whether the layer's patches can be laid out: linear layers and 2-d convolutions, and few enough inputs."""
     most_inputs = 4608  # a 3x3 convolution over 512 channels; the work grows with the cube
     plain = weight.ndim == 2 or layer.target is torch.ops.aten.conv2d.default
-    return plain and weight[0].numel() <= most_inputs and not isinstance(_argument(layer, 4, 0), str)
+    return plain and weight[0].numel() <= most_inputs and not isinstance(_pair(layer, 4, 0)[0], str)
 
 
 def _patches(layer: Node, x: Tensor, weight: Tensor) -> Tensor:
-    """What every output position sums over, [groups, k, positions]."""
+    """What output positions sum over, [groups, k, positions]; of a large map only every so many rows and columns."""
     if weight.ndim == 2:
-        return x.reshape(1, -1, x.shape[-1]).mT
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[:: -(-len(rows) // _MOST_POSITIONS)].T[None]
     groups = groups_of(layer)
-    # One row of samples at a time would do; a few samples keep the unfolded copy small.
-    stride, padding, dilation = (_argument(layer, i, default) for i, default in ((3, 1), (4, 0), (5, 1)))
-    unfolded = F.unfold(x, tuple(weight.shape[2:]), dilation, padding, stride)
+    stride, padding, dilation = (_pair(layer, i, default) for i, default in ((3, 1), (4, 0), (5, 1)))
+    positions = x.shape[0] * x.shape[2] * x.shape[3] / (stride[0] * stride[1])
+    skip = math.ceil(math.sqrt(max(1.0, positions / _MOST_POSITIONS)))
+    coarse = (stride[0] * skip, stride[1] * skip)
+    unfolded = F.unfold(x, (weight.shape[2], weight.shape[3]), dilation, padding, coarse)
     samples, _, positions = unfolded.shape
     return unfolded.view(samples, groups, -1, positions).permute(1, 2, 0, 3).reshape(groups, -1, samples * positions)
 
 
-def _argument(layer: Node, index: int, default: int) -> int | tuple[int, ...]:
-    value = layer.args[index] if len(layer.args) > index else default
-    return tuple(value) if isinstance(value, (list, tuple)) else value  # type: ignore[return-value]
+def _pair(layer: Node, index: int, default: int) -> tuple[int, int]:
+    value: Any = layer.args[index] if len(layer.args) > index else default
+    both = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    return both if len(both) == 2 else (both[0], both[0])

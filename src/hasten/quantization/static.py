@@ -13,7 +13,7 @@ from hasten.graph.capture import export
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
 from hasten.quantization.layerwise import refine
-from hasten.quantization.observers import MinMax, PerChannelWeight
+from hasten.quantization.observers import OBSERVERS, PerChannelWeight
 from hasten.quantization.placement import Placement
 from hasten.quantization.quantizer import PlacedQuantizer
 from hasten.quantization.torchao import (
@@ -26,8 +26,8 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
-# Every position of every sample counts, so few samples are enough.
-_REFINING_SAMPLES = 32
+# Every position of every sample counts, so few samples are enough; layers with few positions decide how many.
+_REFINING_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,16 @@ class Scheme:
 
     Attributes:
         placement: Where Q/DQ stands.
+        observer: How the range of an activation is chosen, a name in `OBSERVERS`.
+        weight_bits: 8, or 7 for CPUs whose 8-bit products saturate 16-bit sums.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
         weight_rounding: Whether weights are rounded against the data instead of to the nearest integer.
         bias_correction: Whether biases make up for the mean error of rounding.
     """
 
     placement: Placement
+    observer: str = "min_max"
+    weight_bits: int = 8
     keep_float: tuple[str, ...] = ()
     weight_rounding: bool = True
     bias_correction: bool = True
@@ -65,8 +69,7 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
     first = calibrate(prepared, batches)
     quantized = convert(prepared)
     if scheme.weight_rounding or scheme.bias_correction:
-        few = tuple(x[:_REFINING_SAMPLES] for x in first)
-        refine(quantized, reference, few, weights=scheme.weight_rounding, biases=scheme.bias_correction)
+        refine(quantized, reference, first, weights=scheme.weight_rounding, biases=scheme.bias_correction)
     return quantized
 
 
@@ -78,8 +81,10 @@ def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
             raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
     symmetric = scheme.placement.zero_point == "middle"
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
-    activation = QuantizationSpec(torch.uint8, MinMax, 0, 255, qscheme)
-    weight = QuantizationSpec(torch.int8, PerChannelWeight, -127, 127, torch.per_channel_symmetric, ch_axis=0)
+    activation = QuantizationSpec(torch.uint8, OBSERVERS[scheme.observer], 0, 255, qscheme)
+    # Symmetric integers: the lowest of two's complement stays unused.
+    top = 2 ** (scheme.weight_bits - 1) - 1
+    weight = QuantizationSpec(torch.int8, PerChannelWeight, -top, top, torch.per_channel_symmetric, ch_axis=0)
     quantizer = PlacedQuantizer(scheme.placement, activation, weight, scheme.keep_float)
     prepared: GraphModule = prepare_pt2e(duplicate(graph), quantizer)
     if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
@@ -100,15 +105,18 @@ def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
 
 
 def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
-    """Run the observed graph on `batches` and return the first of them."""
-    first: Inputs | None = None
+    """Run the observed graph on `batches` and return their first samples, as many as refining looks at."""
+    first: list[Inputs] = []
+    missing = _REFINING_SAMPLES
     with torch.no_grad():
         for inputs in batches:
             prepared(*inputs)
-            first = first or inputs
-    if first is None:
+            if missing > 0:
+                first.append(tuple(x[:missing] for x in inputs))
+                missing -= len(inputs[0])
+    if not first:
         raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
-    return first
+    return tuple(torch.cat(parts) for parts in zip(*first, strict=True))
 
 
 def convert(prepared: GraphModule) -> GraphModule:

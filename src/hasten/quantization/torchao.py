@@ -4,6 +4,8 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+import torch
+
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
@@ -33,9 +35,12 @@ with _quiet():
     )
 
 ANNOTATION_KEY = "quantization_annotation"
+# Registered by the imports above.
+DEQUANTIZE_PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 __all__ = [
     "ANNOTATION_KEY",
+    "DEQUANTIZE_PER_CHANNEL",
     "DerivedObserverOrFakeQuantize",
     "DerivedQuantizationSpec",
     "ObserverBase",

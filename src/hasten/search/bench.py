@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch.fx import GraphModule
@@ -56,10 +56,17 @@ class Bench:
         self._compile(0, self.recipe)
         self.baseline = self.worker(0, self.recipe)
         self.unlabelled = holdout.targets is None
-        self.baseline_scores = self._original_scores()
+        try:
+            self.baseline_scores = self._original_scores()
+        except BaseException:
+            self.baseline.close()
+            raise
         self._seconds = {"original": time.perf_counter() - started}
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the original's process."""
         self.baseline.close()
 

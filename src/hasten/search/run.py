@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from hasten import artifact
 from hasten.artifact import Artifact
-from hasten.compile import input_specs
+from hasten.compiling import input_specs
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, placeholders
 from hasten.machine import fingerprint
@@ -20,8 +20,9 @@ from hasten.measure.certificate import is_binary, samples_needed
 from hasten.measure.holdout import store_holdout
 from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Recipe
+from hasten.report.html import write_report
 from hasten.search.bench import Bench
-from hasten.search.finals import Final, choose_finalists, run_finals
+from hasten.search.finals import Final, choose_finalists, error_shares, run_finals
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener, Silent
 from hasten.search.space import post_training, usable_targets
@@ -89,17 +90,18 @@ def run(
     listener.trying("reading the holdout")
     holdout = store_holdout(task, folder / "data", seed)
     listener.trying("measuring the original")
-    bench = Bench(task, graph, holdout, folder / "trials")
-    try:
+    setup = {
+        "task": task.name,
+        "device": fingerprint(),
+        "budget": asdict(budget),
+        "seed": seed,
+        "missing": missing,
+        "search": len(holdout.search),
+        "certify": len(holdout.certify),
+    }
+    with Bench(task, graph, holdout, folder / "trials") as bench:
         _check_certifiable(bench, budget)
-        setup = {
-            "device": fingerprint(),
-            "budget": budget.__dict__,
-            "seed": seed,
-            "missing": missing,
-            "task": task.name,
-        }
-        journal.append("begin", setup | {"search": len(holdout.search), "certify": len(holdout.certify)})
+        journal.append("begin", setup)
         for name, reason in missing.items():
             listener.say(f"skipping target {name}: needs {reason}")
         trials = _search(bench, post_training(usable), budget, started, journal, listener)
@@ -107,12 +109,8 @@ def run(
         listener.trying(f"certifying {len(finalists)} finalists")
         finals, latency, throughput = run_finals(bench, finalists, budget)
         result = _conclude(bench, folder, trials, finals, latency, throughput, [n.name for n in placeholders(graph)])
-    finally:
-        bench.close()
     _write_summary(result, setup | {"wall_s": time.perf_counter() - started})
     journal.append("end", {"explanation": result.explanation})
-    from hasten.report.html import write_report
-
     write_report(result.folder)
     return result
 
@@ -136,14 +134,13 @@ def _check_certifiable(bench: Bench, budget: Budget) -> None:
     if not is_binary(bench.baseline_scores):
         needed = 50
     else:
-        needed = samples_needed(budget.max_drop, (1 - budget.confidence) / budget.finalists)
+        needed = samples_needed(budget.max_drop, (1 - budget.confidence) * error_shares(budget.finalists)[0])
     if n < needed:
         total = int(np.ceil(needed * len(bench.holdout) / n)) + 1
         raise InvalidInput(
             f"`holdout` must be large enough to certify a drop of {budget.max_drop:g} at {budget.confidence:.0%} "
-            f"confidence with {budget.finalists} finalists: at least {needed} certifying samples, about {total} in all, "
-            f"but it has {len(bench.holdout)}, of which {n} certify. Add samples, raise `max_drop`, "
-            "or lower `confidence` or `finalists`."
+            f"confidence: at least {needed} certifying samples, about {total} in all, but it has {len(bench.holdout)}, "
+            f"of which {n} certify. Add samples, raise `max_drop`, or lower `confidence` or `finalists`."
         )
 
 

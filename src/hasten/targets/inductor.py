@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -47,11 +46,10 @@ class Inductor:
         from torch._inductor import aoti_compile_and_package
 
         from hasten.graph.capture import export
+        from hasten.graph.quiet import quiet
 
         program = export(graph, task.example)
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch warns about its own deprecated internals while lowering.
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet("torch._inductor", categories=(Warning,)):
             if self.precision == "bf16":
                 with torch.autocast("cpu", torch.bfloat16):
                     program = program.run_decompositions()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """ONNX Runtime's CPU provider."""
 
+    # A loaded program may be called from several threads at once, and then runs in each of them.
+    concurrent: ClassVar[bool] = True
     evidence: ClassVar[str] = "timed"
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 

@@ -7,7 +7,7 @@ Integer-Arithmetic-Only Inference", sections 2 and 3.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hasten.quantization.placement import PLACEMENTS
+from hasten.quantization.placement import OBSERVER_NAMES, PLACEMENTS
 from hasten.recipe import Stage, check_options, option
 from hasten.task import calibration_inputs
 
@@ -28,6 +28,8 @@ class Quantize:
     placement: str = option(
         "fuse_clamps", "where quantize/dequantize nodes stand: the target says", choices=tuple(PLACEMENTS)
     )
+    observer: str = option("min_max", "how the range of an activation is chosen", choices=OBSERVER_NAMES)
+    weight_bits: int = option(8, "7 for CPUs whose 8-bit products saturate 16-bit sums", choices=(8, 7))
     samples: int = option(256, "calibration samples to look at", low=1)
     keep_float: tuple[str, ...] = option((), "names of layers (nodes of the captured graph) that stay in float")
 
@@ -45,6 +47,13 @@ class Quantize:
         """
         from hasten.quantization.static import Scheme, first_samples, quantize_statically
 
-        scheme = Scheme(PLACEMENTS[self.placement], self.keep_float, self.weight_rounding, self.bias_correction)
+        scheme = Scheme(
+            PLACEMENTS[self.placement],
+            self.observer,
+            self.weight_bits,
+            self.keep_float,
+            self.weight_rounding,
+            self.bias_correction,
+        )
         batches = first_samples(calibration_inputs(task), self.samples)
         return quantize_statically(graph, task.example, batches, scheme)

@@ -1,5 +1,8 @@
 """A line on the terminal with epoch, loss and remaining time; silent anywhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
@@ -8,6 +11,17 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 _REFRESH_STEPS = 10  # reading the loss waits for the device, so not every step
+_silenced = ContextVar("_silenced", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show no progress of training inside this context, e.g. because a search shows its own."""
+    token = _silenced.set(True)
+    try:
+        yield
+    finally:
+        _silenced.reset(token)
 
 
 class Progress:
@@ -15,7 +29,7 @@ class Progress:
 
     def __init__(self, wanted: bool, total: int, done: int) -> None:
         console = Console(stderr=True)
-        self._shown = wanted and console.is_terminal
+        self._shown = wanted and console.is_terminal and not _silenced.get()
         columns = (
             TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]}"),
             BarColumn(),

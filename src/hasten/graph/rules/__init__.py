@@ -13,7 +13,7 @@ _RULES: dict[str, Rule] = (
 
 
 def rule_for(target: Any) -> Rule | None:
-    """The rule of an ATen overload, or None for an unknown operator; whatever torch tags as pointwise is elementwise."""
+    """The rule of an ATen overload, or None for an unknown one; whatever torch tags as pointwise is elementwise."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return None
     name = target._schema.name.removeprefix("aten::")

@@ -40,6 +40,7 @@ class Call:
 
     Attributes:
         node: The call.
+        parametric: Nodes computed from parameters alone: weights, also transposed or normalised ones.
         relations: Where rules state ties, products and frozen axes.
         edits: Functions that patch the call's arguments after a cut; rules append to it.
         approximate: Axes whose removal changes a statistic taken over them (a mean, a norm); rules append to it.
@@ -48,8 +49,9 @@ class Call:
         heads: Axes that separate attention heads; rules append to it.
     """
 
-    def __init__(self, node: Node, relations: Relations, axes_of: Callable[[Node], Any]) -> None:
+    def __init__(self, node: Node, relations: Relations, axes_of: Callable[[Node], Any], parametric: set[Node]) -> None:
         self.node = node
+        self.parametric = parametric
         self.relations = relations
         self.edits: list[Edit] = []
         self.approximate: list[Axis] = []
@@ -62,6 +64,10 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         """The argument called `name` in the operator's schema, or its default."""
         return self._arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument called `name`, or `default` if the operator has none of that name."""
+        return self._arguments.get(name, default)
 
     def __contains__(self, name: str) -> bool:
         return name in self._arguments

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import torch
 
 from hasten.graph.relations import Axis
 from hasten.graph.rules.call import Axes, Call, NotCovered, Rule
@@ -57,8 +56,8 @@ def _grouped(call: Call, channels: Axis, weight: Axes, transposed: bool) -> Axis
 
 def matmul(call: Call) -> Axes:
     """[..., M, K] x [..., K, N] -> [..., M, N] with broadcast leading axes; vectors as in `torch.matmul`."""
-    a, b = call.tensors()[:2]
-    nodes = [n for n in call.node.args if isinstance(n, torch.fx.Node)]
+    left, right = call.node.all_input_nodes[0], call.node.all_input_nodes[-1]
+    a, b = call.axes_of(left), call.axes_of(right)
     if len(a) == 1 and len(b) == 1:
         call.tie(a[0], b[0])
         return ()
@@ -66,9 +65,12 @@ def matmul(call: Call) -> Axes:
         call.tie(a[-1], b[0])
         return a[:-1]
     call.tie(a[-1], b[-2])
-    if len(b) == 2 and nodes and nodes[-1].op == "get_attr":
-        call.weighted.append((nodes[0], len(a) - 1))
-        call.produced.append((nodes[-1], b[-1], "neuron"))
+    if right in call.parametric and len(b) == 2:
+        call.weighted.append((left, len(a) - 1))
+        call.produced.append((right, b[-1], "neuron"))
+    elif left in call.parametric and len(a) == 2:
+        call.weighted.append((right, len(b) - 2))
+        call.produced.append((left, a[-2], "neuron"))
     if len(a) == 1:
         return (*b[:-2], b[-1])
     batch = call.broadcast([a[:-2], b[:-2]])
@@ -197,8 +199,8 @@ _CONVOLUTIONS = "convolution conv1d conv2d conv3d conv_transpose1d conv_transpos
 _MATMULS = "matmul mm bmm mv dot"
 
 RULES: dict[str, Rule] = (
-    {name: convolution for name in _CONVOLUTIONS.split()}
-    | {name: matmul for name in _MATMULS.split()}
+    dict.fromkeys(_CONVOLUTIONS.split(), convolution)
+    | dict.fromkeys(_MATMULS.split(), matmul)
     | {
         "linear": linear,
         "addmm": addmm,
@@ -214,4 +216,3 @@ RULES: dict[str, Rule] = (
         "rnn_relu": recurrent,
     }
 )
-

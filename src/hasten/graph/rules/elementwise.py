@@ -34,19 +34,20 @@ def glu(call: Call) -> Axes:
 
 
 _ELEMENTWISE = """
-    _safe_softmax_backward where masked_fill rsub __and__ __or__ __xor__ __lshift__ __rshift__ floor_divide hardswish
+    where masked_fill rsub __and__ __or__ __xor__ __lshift__ __rshift__ floor_divide hardswish
     log_sigmoid fill true_divide divide multiply subtract softplus logaddexp clip square selu celu absolute negative
-    greater less greater_equal less_equal not_equal ge gt le lt eq ne relu6 feature_alpha_dropout isnan isinf isfinite
+    copy greater less greater_equal less_equal not_equal ge gt le lt eq ne relu6 isnan isinf isfinite
     """
 
 _LIKE_FIRST = """
-    dropout feature_dropout alpha_dropout native_dropout to _to_copy clone contiguous detach alias lift_fresh
-    lift_fresh_copy type_as zeros_like ones_like full_like empty_like rand_like randn_like view_as_real_copy detach_copy
-    _assert_async
+    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach alias
+    lift_fresh lift_fresh_copy type_as zeros_like ones_like full_like empty_like
+    rand_like randn_like detach_copy
     """
 
-RULES: dict[str, Rule] = (
-    {name: elementwise for name in _ELEMENTWISE.split()}
-    | {name: like_first for name in _LIKE_FIRST.split()}
-    | {"prelu": prelu, "glu": glu}
-)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
+    **dict.fromkeys(_LIKE_FIRST.split(), like_first),
+    "prelu": prelu,
+    "glu": glu,
+}

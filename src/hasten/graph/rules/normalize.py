@@ -5,7 +5,7 @@ marked approximate. A sum is not changed by removing zeros.
 """
 
 from hasten.graph.relations import Axis
-from hasten.graph.rules.call import Axes, Call, NotCovered, Rule, Result, shapes_of
+from hasten.graph.rules.call import Axes, Call, NotCovered, Result, Rule, shapes_of
 
 
 def batch_norm(call: Call) -> Axes:
@@ -15,8 +15,9 @@ def batch_norm(call: Call) -> Axes:
         axes = call.axes_or_none(name)
         if axes is not None:
             call.tie(axes[0], x[1])
-    if "use_input_stats" in call:  # instance normalisation: statistics over the spatial dimensions
-        call.freeze(x[2:])
+    instance = "use_input_stats" in call
+    if instance or call["training"]:  # statistics of the input itself, over the other dimensions
+        call.approximate += x[2:] if instance else [x[0], *x[2:]]
     return x
 
 
@@ -112,7 +113,7 @@ def weight_norm(call: Call) -> Result:
 def _reduced(call: Call) -> tuple[Axes, list[Axis]]:
     """(axes of the output, axes that the reduction runs over)."""
     x = call.tensors()[0]
-    dims = call["dim"] if "dim" in call else None
+    dims = call.get("dim")
     if dims is None or dims == []:
         chosen = set(range(len(x)))
     else:
@@ -130,7 +131,7 @@ def _many(call: Call) -> bool:
 
 def cross_norm(call: Call) -> Axes:
     """|x|_p: a sum of powers for 0 < p < inf, an extremum otherwise."""
-    order = call["ord"] if "ord" in call else call["p"] if "p" in call else 2
+    order = call.get("ord", call.get("p", 2))
     if order is not None and not isinstance(order, (int, float)):
         raise NotCovered(f"norm of order {order!r}")
     axes, gone = _reduced(call)
@@ -139,23 +140,25 @@ def cross_norm(call: Call) -> Axes:
     return axes
 
 
-RULES: dict[str, Rule] = (
-    {name: softmax for name in "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp".split()}
-    | {name: reduce_statistic for name in "mean var std amax amin logsumexp prod any all median".split()}
-    | {name: reduce_with_indices for name in "max min argmax argmin mode kthvalue cummax cummin".split()}
-    | {name: sorted_along for name in "sort topk argsort".split()}
-    | {
-        "batch_norm": batch_norm,
-        "instance_norm": batch_norm,
-        "layer_norm": layer_norm,
-        "rms_norm": layer_norm,
-        "group_norm": group_norm,
-        "sum": reduce_sum,
-        "norm": cross_norm,
-        "linalg_vector_norm": cross_norm,
-        "var_mean": var_mean,
-        "std_mean": var_mean,
-        "_weight_norm": weight_norm,
-        "_weight_norm_interface": weight_norm,
-    }
-)
+_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp"
+_STATISTICS = "mean var std amax amin logsumexp prod any all"
+_WITH_INDICES = "max min argmax argmin mode median kthvalue"
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ALONG.split(), softmax),
+    **dict.fromkeys(_STATISTICS.split(), reduce_statistic),
+    **dict.fromkeys(_WITH_INDICES.split(), reduce_with_indices),
+    **dict.fromkeys(("sort", "topk", "argsort"), sorted_along),
+    "batch_norm": batch_norm,
+    "instance_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+    "group_norm": group_norm,
+    "sum": reduce_sum,
+    "norm": cross_norm,
+    "linalg_vector_norm": cross_norm,
+    "var_mean": var_mean,
+    "std_mean": var_mean,
+    "_weight_norm": weight_norm,
+    "_weight_norm_interface": weight_norm,
+}

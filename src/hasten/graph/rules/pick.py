@@ -192,7 +192,7 @@ def reorder(call: Call) -> Axes:
 
 _SPLITS = "split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split unsafe_split_with_sizes"
 
-RULES: dict[str, Rule] = {name: split for name in _SPLITS.split()} | {
+RULES: dict[str, Rule] = dict.fromkeys(_SPLITS.split(), split) | {
     "cat": cat,
     "concat": cat,
     "concatenate": cat,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import sympy
+import sympy  # type: ignore[import-untyped]  # torch's own sizes are sympy expressions
 from torch.fx import Node
 
 from hasten.graph.relations import Axis
@@ -16,8 +16,11 @@ from hasten.graph.rules.call import Axes, Call, Kept, NotCovered, Rule, set_argu
 def view(call: Call) -> Axes:
     """Dimensions are matched in the smallest aligned groups; merged and split ones become products."""
     x = call.tensors()[0]
-    before = [piece for axis, size in zip(x, shapes_of(call.node.all_input_nodes[0])[0], strict=True) for piece in
-              _pieces(call, axis, size)]
+    before = [
+        piece
+        for axis, size in zip(x, shapes_of(call.node.all_input_nodes[0])[0], strict=True)
+        for piece in _pieces(call, axis, size)
+    ]
     after = [_factors(size) for size in call.shape]
     flat = [factor for factors in after for factor in factors]
     found: list[Axis] = []
@@ -120,7 +123,7 @@ def arguments_of(node: Node, name: str) -> Any:
 
 
 def resized(node: Node, size: Any, axis: Axis, kept: Kept) -> Any:
-    """A size argument after a cut; a symbolic one (12 * batch) is divided by the old count and multiplied by the new."""
+    """A size argument after a cut; a symbolic one (12 * batch) is divided by the old count, multiplied by the new."""
     if not axis.dynamic:
         return kept.size(axis)
     if not isinstance(size, Node):
@@ -214,10 +217,12 @@ def repeat(call: Call) -> Axes:
     repeats = [1] * (len(x) - len(repeats)) + list(repeats)
     axes = []
     for d, (axis, times) in enumerate(zip(x, repeats, strict=True)):
-        if isinstance(times, int) and not axis.dynamic:
+        if isinstance(times, Node) and not axis.dynamic:
+            axes.append(Axis(axis.positions, dynamic=True))
+        elif isinstance(times, int) and not axis.dynamic:
             axes.append(Axis(np.tile(axis.positions, times)))
-        elif axis.size == 1:
-            axes.append(call.fixed(d))
+        elif axis.size == 1 or axis.is_frozen:
+            axes.append(call.fixed(d - len(x)))
         else:
             raise NotCovered("a dimension repeated a symbolic number of times")
     return tuple(axes)
@@ -240,7 +245,8 @@ def filled(call: Call) -> Axes:
     axes = []
     for size in call.shape:
         count, dynamic = static_size(size)
-        axes.append(call.relations.frozen(count, "its size is symbolic", True) if dynamic else call.relations.fresh(count))
+        fixed = call.relations.frozen(count, "its size is symbolic", dynamic)
+        axes.append(fixed if dynamic else call.relations.fresh(count))
     _edit_sizes(call, "size", tuple(axes))
     return tuple(axes)
 
@@ -248,6 +254,15 @@ def filled(call: Call) -> Axes:
 def numbered(call: Call) -> Axes:
     """arange, eye and other constants whose values depend on the place: fixed."""
     return tuple(call.fixed(d, "its values count its positions") for d in range(len(call.shape)))
+
+
+def meshgrid(call: Call) -> list[Axes]:
+    """Vectors spread over a grid with one dimension for each."""
+    axes = [call.axes_of(t)[0] for t in call["tensors"]]
+    if "indexing" in call and call["indexing"] == "xy":
+        axes[:2] = axes[1::-1]
+    call.freeze(axes, "it spans a grid")
+    return [tuple(axes)] * len(axes)
 
 
 def pixel_shuffle(call: Call) -> Axes:
@@ -280,9 +295,9 @@ _FILLED = "zeros ones full empty new_zeros new_ones new_full new_empty rand rand
 _NUMBERED = "arange eye linspace scalar_tensor tril_indices triu_indices"
 
 RULES: dict[str, Rule] = (
-    {name: view for name in _VIEWS.split()}
-    | {name: filled for name in _FILLED.split()}
-    | {name: numbered for name in _NUMBERED.split()}
+    dict.fromkeys(_VIEWS.split(), view)
+    | dict.fromkeys(_FILLED.split(), filled)
+    | dict.fromkeys(_NUMBERED.split(), numbered)
     | {
         "permute": permute,
         "transpose": transpose,
@@ -298,6 +313,7 @@ RULES: dict[str, Rule] = (
         "repeat": repeat,
         "tile": repeat,
         "repeat_interleave": repeat_interleave,
+        "meshgrid": meshgrid,
         "pixel_shuffle": pixel_shuffle,
         "pixel_unshuffle": pixel_unshuffle,
         "channel_shuffle": channel_shuffle,

@@ -1,4 +1,4 @@
-"""Operators over space: pooling, resizing, sampling. Batch and channel dimensions pass, spatial ones stay as they are."""
+"""Operators over space: pooling, resizing, sampling. Batch and channels pass, spatial dimensions stay as they are."""
 
 from hasten.graph.rules.call import Axes, Call, Result, Rule, shapes_of
 
@@ -33,6 +33,16 @@ def im2col(call: Call) -> Axes:
     return (x[0], call.relations.merge([x[1], taps]), call.fixed(2))
 
 
+def col2im(call: Call) -> Axes:
+    """[N, C * kernel size, places] -> [N, C, H, W]."""
+    x, kernel = call.axes("self"), call["kernel_size"]
+    taps = int(kernel[0]) * int(kernel[1])
+    call.freeze(x[2:])
+    channels, inner = call.relations.split(x[1], [x[1].size // taps, taps])
+    call.freeze([inner])
+    return (x[0], channels, call.fixed(2), call.fixed(3))
+
+
 def unfold(call: Call) -> Axes:
     """Sliding windows of one dimension, which stays as it is; the window becomes the last dimension."""
     x = list(call.axes("self"))
@@ -55,5 +65,6 @@ _FAMILIES = {
 RULES: dict[str, Rule] = {name: spatial(d) for d, names in _FAMILIES.items() for name in names.split()} | {
     "grid_sampler": grid_sampler,
     "im2col": im2col,
+    "col2im": col2im,
     "unfold": unfold,
 }

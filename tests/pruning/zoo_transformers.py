@@ -98,7 +98,7 @@ def _encoder_of(prefix: str, model: str, config: dict[str, Any], example: Callab
 
 
 _CLS = "ForImageClassification"
-_STAGES = dict(depths=[1, 1], hidden_sizes=[8, 16])
+_STAGES = dict(num_stages=2, depths=[1, 1], hidden_sizes=[8, 16])
 
 _ENTRIES: dict[str, tuple[Any, ...]] = {
     # Convolutional
@@ -109,7 +109,7 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "mobilenet-v1": ("MobileNetV1", _CLS, dict(depth_multiplier=0.25), image),
     "mobilenet-v2": ("MobileNetV2", _CLS, dict(depth_multiplier=0.35), image),
     "efficientnet": ("EfficientNet", _CLS, dict(
-        width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=32, image_size=32), image),
+        width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, image_size=32), image),
     "bit": ("Bit", _CLS, dict(embedding_size=16, hidden_sizes=[32, 48], depths=[1, 1], num_groups=4), image),
     "poolformer": ("PoolFormer", _CLS, dict(
         hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], num_encoder_blocks=4), image),
@@ -121,8 +121,8 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
         stage_kernel_size=[3, 5], stage_numb_of_layers=[2, 2], hidden_sizes=[16, 24], depths=[1, 1],
         embedding_size=12), image),
     "textnet": ("TextNet", _CLS, dict(
-        stem_out_channels=8, hidden_sizes=[8, 12, 16], conv_layer_kernel_sizes=[[[3, 3]], [[3, 3]], [[1, 3]]],
-        conv_layer_strides=[[1], [2], [2]], image_size=32), image),
+        stem_out_channels=8, hidden_sizes=[8, 12, 16], conv_layer_kernel_sizes=[[[3, 3]], [[1, 3]]],
+        conv_layer_strides=[[1], [2]], depths=[1, 1], image_size=32), image),
     # Hybrid and hierarchical
     "mobilevit": ("MobileViT", _CLS, dict(
         hidden_sizes=[12, 16, 20], neck_hidden_sizes=[4, 8, 12, 16, 16, 20, 24], num_attention_heads=2,
@@ -131,7 +131,8 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "levit": ("Levit", _CLS, dict(
         image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[4, 4, 4],
         ), functools.partial(image, 64)),
-    "cvt": ("Cvt", _CLS, dict(embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 1, 1]), image),
+    "cvt": ("Cvt", _CLS, dict(
+        embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0]), image),
     "swin": ("Swin", _CLS, dict(
         image_size=32, patch_size=4, embed_dim=12, depths=[2, 1], num_heads=[2, 3], window_size=4), image),
     "swin-v2": ("Swinv2", _CLS, dict(
@@ -142,7 +143,8 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
         image_size=32, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4]), image),
     "hiera": ("Hiera", _CLS, dict(
         image_size=[32, 32], embed_dim=8, depths=[1, 1], num_heads=[1, 2], masked_unit_size=[4, 4],
-        query_stride=[2, 2], patch_kernel=[3, 3], patch_stride=[2, 2], patch_padding=[1, 1], num_query_pool=1), image),
+        patch_size=[3, 3], patch_stride=[4, 4], patch_padding=[1, 1], num_query_pool=1,
+        masked_unit_attention=[True, False]), image),
     # Vision transformers
     "vit": ("ViT", _CLS, _VIT, image),
     "deit": ("DeiT", _CLS, _VIT, image),
@@ -227,8 +229,9 @@ _ENTRIES: dict[str, tuple[Any, ...]] = {
     "hubert": ("Hubert", "ForCTC", _SPEECH, audio),
     "wavlm": ("WavLM", "ForCTC", _SPEECH, audio),
     "data2vec-audio": ("Data2VecAudio", "ForCTC", _SPEECH, audio),
-    "ast": ("AST", "ForAudioClassification", _VIT | dict(max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8,
-            time_stride=8), lambda: torch.randn(2, 32, 16)),
+    "ast": ("AST", "ForAudioClassification", _VIT | dict(
+        max_length=32, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8),
+        lambda: torch.randn(2, 32, 16)),
     "patchtst": ("PatchTST", "ForPrediction", dict(
         num_input_channels=3, context_length=32, patch_length=8, patch_stride=8, d_model=24, num_attention_heads=3,
         num_hidden_layers=1, ffn_dim=36, prediction_length=4, loss="mse"), lambda: torch.randn(2, 32, 3)),

@@ -1,4 +1,4 @@
-"""Networks written by hand, each for one way in which channels can depend on each other."""
+"""Convolutional networks written by hand, each for one way in which channels can depend on each other."""
 
 from collections.abc import Callable
 
@@ -76,7 +76,12 @@ class ResNeXt(nn.Module):
 
     def __init__(self, groups: int = 4) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.c = conv(3, 16), conv(16, 16, 1), conv(16, 16, 3, groups=groups), conv(16, 16, 1)
+        self.stem, self.a, self.b, self.c = (
+            conv(3, 16),
+            conv(16, 16, 1),
+            conv(16, 16, 3, groups=groups),
+            conv(16, 16, 1),
+        )
         self.fc = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +171,12 @@ class GroupedShuffle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.a, self.b, self.fc = conv(3, 12), conv(12, 24, 1, groups=3), conv(24, 12, 1, groups=3), nn.Linear(12, 5)
+        self.stem, self.a, self.b, self.fc = (
+            conv(3, 12),
+            conv(12, 24, 1, groups=3),
+            conv(24, 12, 1, groups=3),
+            nn.Linear(12, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(self.stem(x))
@@ -219,7 +229,12 @@ class SuperResolution(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.mid, self.up, self.out = nn.Conv2d(12, 8, 3, 1, 1), conv(8, 8), nn.Conv2d(8, 24, 3, 1, 1), nn.Conv2d(6, 3, 3, 1, 1)
+        self.inner, self.mid, self.up, self.out = (
+            nn.Conv2d(12, 8, 3, 1, 1),
+            conv(8, 8),
+            nn.Conv2d(8, 24, 3, 1, 1),
+            nn.Conv2d(6, 3, 3, 1, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.inner(F.pixel_unshuffle(x, 2)))
@@ -238,146 +253,15 @@ class GroupNormNet(nn.Module):
         return self.fc(self.d(self.c(F.gelu(self.b(self.a(x))))).amax((2, 3)))
 
 
-class Gated(nn.Module):
-    """Gated linear unit by `glu`, by `chunk`, and by `split`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = nn.Linear(10, 24), nn.Linear(12, 16), nn.Linear(8, 18), nn.Linear(9, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.glu(self.a(x))
-        left, right = self.b(x).chunk(2, -1)
-        p, q = self.c(left * right.sigmoid()).split([9, 9], -1)
-        return self.d(p * F.silu(q))
-
-
-class Recurrent(nn.Module):
-    def __init__(self, cell: str, both: bool = False, layers: int = 1) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 8)
-        self.rnn = getattr(nn, cell)(8, 10, layers, batch_first=True, bidirectional=both)
-        self.head = nn.Linear(20 if both else 10, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(torch.relu(self.embed(x)))[0][:, -1])
-
-
-class ConvGru(nn.Module):
-    """Convolutions over a signal, then a GRU: keyword spotting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn, self.gru, self.fc = nn.Conv1d(4, 8, 5, 2), nn.BatchNorm1d(8), nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.conv(x))).transpose(1, 2)
-        return self.fc(self.gru(x)[0].mean(1))
-
-
-class TorchEncoder(nn.Module):
-    """nn.TransformerEncoderLayer, training path."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(6, 12)
-        self.layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, activation="gelu")
-        self.out = nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.layer(self.inner(x)).mean(1))
-
-
-class TorchDecoder(nn.Module):
-    """nn.TransformerDecoderLayer with learned queries: attention across two sequences, batch not first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.query = nn.Linear(6, 12), nn.Parameter(torch.randn(5, 1, 12))
-        self.layer, self.out = nn.TransformerDecoderLayer(12, 3, 20), nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        memory = self.inner(x).transpose(0, 1)
-        query = self.query.expand(5, x.shape[0], 12)
-        return self.out(self.layer(query, memory)).transpose(0, 1)
-
-
-class FusedAttention(nn.Module):
-    """ViT attention with one qkv projection, einsum scores, and a class token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.cls = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(1, 1, 16))
-        self.position, self.norm = nn.Parameter(torch.randn(1, 17, 16)), nn.LayerNorm(16)
-        self.qkv, self.project, self.fc = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.position
-        n, t, d = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, 4, d // 4).permute(2, 0, 3, 1, 4).unbind(0)
-        weights = torch.einsum("nhqd,nhkd->nhqk", q, k).mul(0.5).softmax(-1)
-        x = x + self.project(torch.einsum("nhqk,nhkd->nqhd", weights, v).reshape(n, t, d))
-        return self.fc(x[:, 0])
-
-
-class LinearAttention(nn.Module):
-    """Kernel feature maps instead of softmax."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.out = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, _ = x.shape
-        q, k, v = (f(x).view(n, t, 3, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
-        q, k = F.elu(q) + 1, F.elu(k) + 1
-        context = k.transpose(-1, -2) @ v
-        scale = 1 / (q * k.sum(2, keepdim=True)).sum(-1, keepdim=True)
-        return self.out(((q @ context) * scale).transpose(1, 2).reshape(n, t, 12))
-
-
-class Mixer(nn.Module):
-    """MLP-Mixer: linear layers over tokens and over channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.n1, self.n2 = nn.Conv2d(3, 12, 8, 8), nn.LayerNorm(12), nn.LayerNorm(12)
-        self.t1, self.t2, self.c1, self.c2, self.fc = nn.Linear(16, 10), nn.Linear(10, 16), nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = x + self.t2(F.gelu(self.t1(self.n1(x).transpose(1, 2)))).transpose(1, 2)
-        return self.fc((x + self.c2(F.gelu(self.c1(self.n2(x))))).mean(1))
-
-
-class Tied(nn.Module):
-    """One embedding at both ends, one layer used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.again, self.up, self.down = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 14), nn.Linear(14, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        x = self.again(torch.relu(self.again(x)))
-        return F.linear(x + self.down(torch.relu(self.up(x))), self.embed.weight)
-
-
-class WeightNormed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        wrap = nn.utils.parametrizations.weight_norm
-        self.a, self.b, self.fc = wrap(nn.Conv1d(4, 10, 3)), wrap(nn.Conv1d(10, 8, 3, dilation=2)), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.leaky_relu(self.b(F.leaky_relu(self.a(x)))).mean(-1))
-
-
 class Conv3d(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.up, self.out = nn.Conv3d(1, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ConvTranspose3d(6, 4, 2, 2), nn.Conv3d(4, 2, 1)
+        self.a, self.b, self.up, self.out = (
+            nn.Conv3d(1, 6, 3, padding=1),
+            nn.BatchNorm3d(6),
+            nn.ConvTranspose3d(6, 4, 2, 2),
+            nn.Conv3d(4, 2, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.up(F.max_pool3d(F.relu(self.b(self.a(x))), 2)))
@@ -404,7 +288,12 @@ class Ghost(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.primary, self.cheap, self.fc = conv(3, 8), conv(8, 9, 1), conv(9, 9, 3, groups=9), nn.Linear(14, 5)
+        self.stem, self.primary, self.cheap, self.fc = (
+            conv(3, 8),
+            conv(8, 9, 1),
+            conv(9, 9, 3, groups=9),
+            nn.Linear(14, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.primary(self.stem(x))
@@ -416,7 +305,13 @@ class TwoInputs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.film, self.body, self.fc, self.aux = conv(3, 10), nn.Linear(4, 20), conv(10, 6), nn.Linear(6, 5), nn.Linear(10, 2)
+        self.stem, self.film, self.body, self.fc, self.aux = (
+            conv(3, 10),
+            nn.Linear(4, 20),
+            conv(10, 6),
+            nn.Linear(6, 5),
+            nn.Linear(10, 2),
+        )
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = self.film(z).unsqueeze(-1).unsqueeze(-1).chunk(2, 1)
@@ -443,19 +338,6 @@ class PyramidDetector(nn.Module):
         return torch.cat([f.permute(0, 2, 3, 1).reshape(f.shape[0], -1, 4) for f in found], 1)
 
 
-class Unknown(nn.Module):
-    """An operator without a rule in the middle: what meets it stays, the rest can be cut."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = nn.Linear(8, 10), nn.Linear(10, 12), nn.Linear(12, 10), nn.Linear(10, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.b(torch.relu(self.a(x)))
-        x = torch.renorm(x, 2, 0, 100.0)
-        return self.d(torch.relu(self.c(x)))
-
-
 def _image(model: Callable[[], nn.Module], size: int = 16, channels: int = 3) -> Build:
     return lambda: (model(), (torch.randn(2, channels, size, size),))
 
@@ -479,22 +361,9 @@ ZOO: dict[str, Build] = {
     "unet": _image(UNet),
     "super-resolution": _image(SuperResolution),
     "group-norm": _image(GroupNormNet),
-    "gated-mlp": _of(Gated, 10),
-    "gru": _of(lambda: Recurrent("GRU"), 7, 6),
-    "gru-both-ways": _of(lambda: Recurrent("GRU", both=True, layers=2), 7, 6),
-    "lstm": _of(lambda: Recurrent("LSTM", layers=2), 7, 6),
-    "conv-gru": _of(ConvGru, 4, 32),
-    "torch-encoder": _of(TorchEncoder, 7, 6),
-    "torch-decoder": _of(TorchDecoder, 7, 6),
-    "fused-attention": _image(FusedAttention, 32),
-    "linear-attention": _of(LinearAttention, 7, 8),
-    "mlp-mixer": _image(Mixer, 32),
-    "tied-embedding": lambda: (Tied(), (torch.randint(0, 20, (2, 6)),)),
-    "weight-norm": _of(WeightNormed, 4, 20),
     "conv3d": _of(Conv3d, 1, 4, 8, 8),
     "cbam": _image(Cbam),
     "ghost": _image(Ghost),
     "film-two-inputs": lambda: (TwoInputs(), (torch.randn(2, 3, 16, 16), torch.randn(2, 4))),
     "feature-pyramid": _image(PyramidDetector),
-    "unknown-operator": _of(Unknown, 8),
 }

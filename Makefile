@@ -1,0 +1,49 @@
+# Needs python3 (3.11 or newer) with pip and make; everything else is installed into .venv by these targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUN := runs/demo
+BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
+
+.PHONY: demo test test-all check format clean bench bench-quick bench-report
+
+demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
+	rm -rf $(RUN)
+	$(BIN)/hasten run examples/solar.py --max-drop 1% --out $(RUN)
+
+test: check  ## everything CI runs
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-all: check  ## the slow suites too
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One install serves demo and tests; constraints.txt pins what they were verified with.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[openvino,batch,serve,examples,dev]"
+	touch $@
+
+bench: $(INSTALLED)  ## hasten beside every peer on all work, and how its cost grows; hours
+	$(BENCH)
+	$(BENCH) growth
+	$(BENCH) render
+
+bench-quick: $(INSTALLED)  ## two networks, under 15 minutes on two idle cores once the peers are installed
+	$(BENCH) --quick
+	$(BENCH) render
+
+bench-report: $(INSTALLED)  ## docs/benchmarks.md and README's headline from benchmarks/results/
+	$(BENCH) render
+
+clean:
+	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

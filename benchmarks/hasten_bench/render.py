@@ -1,0 +1,253 @@
+"""docs/benchmarks.md and README's headline numbers, from the results alone: nothing here is typed."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hasten.errors import InvalidInput
+from hasten_bench import results
+from hasten_bench.material import REPOSITORY
+from hasten_bench.registry import peers
+
+BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+REASONS = Path(__file__).with_name("reasons.toml")
+
+
+def render(repository: Path = REPOSITORY, folder: Path = results.FOLDER) -> list[Path]:
+    """Write the pages; returns what was written.
+
+    Raises:
+        InvalidInput: There are no results.
+    """
+    documents = results.read_all(folder)
+    contests = [d for d in documents if d["kind"] == "contest"]
+    if not contests:
+        raise InvalidInput(f"There must be results to render, but {folder} has none. Run `hasten-bench` first.")
+    work = latest(contests)
+    growth = [d for d in documents if d["kind"] == "growth"]
+    page = repository / "docs" / "benchmarks.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(document(work, growth[-1] if growth else None))
+    readme = repository / "README.md"
+    if not readme.exists() or BEGIN not in readme.read_text():
+        return [page]
+    readme.write_text(with_headline(readme.read_text(), headline(work)))
+    return [page, readme]
+
+
+def latest(contests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The newest measurement of every network, each with the run it came from; a full run outranks a quick one."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in sorted(contests, key=lambda d: (not is_quick(d), d["started"])):
+        for item in run["workloads"]:
+            if item["rows"] or item["net"] not in found:
+                found[item["net"]] = item | {"run": {k: v for k, v in run.items() if k != "workloads"}}
+    return found
+
+
+def is_quick(run: dict[str, Any]) -> bool:
+    """Whether a run was made with `--quick`."""
+    return "--quick" in run["command"]
+
+
+def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> str:
+    """The whole page."""
+    parts = [
+        "# Benchmarks",
+        "Written by `hasten-bench render` from `benchmarks/results/*.json`; do not edit. What is compared and how: "
+        "[benchmarks/README.md](../benchmarks/README.md).",
+        "Every ratio is against PyTorch eager on the same machine, taken in turns in one run, at batch 1 with the 95% "
+        "bootstrap interval of its median. A tool's row counts only where it keeps the accuracy.",
+        "## Where hasten is not the fastest",
+        *not_fastest(work),
+        "## Fastest against fastest",
+        *finals(work),
+        *(part for item in work.values() for part in section(item)),
+    ]
+    if growth is not None:
+        parts += growth_section(growth)
+    return "\n\n".join(parts) + "\n"
+
+
+def not_fastest(work: dict[str, dict[str, Any]]) -> list[str]:
+    """One line for every peer that is faster than hasten's fastest, or where hasten has no row that counts."""
+    reasons = tomllib.loads(REASONS.read_text())
+    lines = []
+    for net, item in work.items():
+        if "skipped" in item:
+            continue
+        why = reasons.get(net, "not explained yet")
+        final = item.get("finals") or {}
+        if not final:
+            lines.append(f"- **{item['title']}**: hasten has no row that keeps the accuracy in this run. {why}")
+            continue
+        for name, latency in _ranked(final):
+            if name != final["hasten"] and latency["ratio"] > 1:
+                lines.append(
+                    f"- **{item['title']}**: {_label(name)} is {_ratio(latency)} times as fast as "
+                    f"{_label(final['hasten'])}. {why}"
+                )
+    return ["\n".join(lines)] if lines else ["Nowhere in these runs."]
+
+
+def finals(work: dict[str, dict[str, Any]]) -> list[str]:
+    """The head-to-head table: the fastest accurate program of each peer, timed in one group."""
+    rows = []
+    for item in work.values():
+        final = item.get("finals") or {}
+        for name, latency in _ranked(final):
+            rows.append([item["title"], _label(name), _ms(latency), _ratio(latency)])
+    if not rows:
+        return ["No run has them yet."]
+    return [table(["network", "program", "ms at batch 1", "times as fast as hasten's fastest"], rows)]
+
+
+def section(item: dict[str, Any]) -> list[str]:
+    """One network's heading, circumstances and table."""
+    run = item["run"]
+    parts = [f"## {item['title']}"]
+    if "skipped" in item:
+        return [*parts, f"Skipped: {item['skipped']}."]
+    load = item.get("load_average_before", [0])[0]
+    cores = run["device"]["cores"]
+    rough = f" **The machine was busy (load {load} on {cores} cores): these timings are rough.**" if load > 0.5 else ""
+    kind = "a quick run" if is_quick(run) else "a full run"
+    parts.append(
+        f"{run['device']['cpu']}, {cores} cores, {run['started'][:10]}, commit `{run['commit'][:10]}`, {kind} "
+        f"(`{run['file']}`).{rough}"
+    )
+    head = [
+        "tool",
+        "variant",
+        "times eager",
+        "ms",
+        "per second",
+        *_quality_head(item),
+        "MB",
+        "peak MB",
+        "tool s",
+        "lines",
+    ]
+    return [*parts, table(head, [_row(item, row) for row in _sorted(item["rows"])])]
+
+
+def _quality_head(item: dict[str, Any]) -> list[str]:
+    return ["score [95%]", "drop (upper bound)"] if item["trained"] else ["cosine to the original"]
+
+
+def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def key(row: dict[str, Any]) -> tuple[int, float]:
+        if row["failure"]:
+            return 2, 0.0
+        return (0 if row["quality"]["keeps"] else 1), -row["latency"]["ratio"]
+
+    return sorted(rows, key=key)
+
+
+def _row(item: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    quality = 2 if item["trained"] else 1
+    name = [peers()[row["peer"]].title if row["peer"] in peers() else row["peer"], row["variant"]]
+    if row["failure"]:
+        return [*name, f"failed: {row['failure']}"[:160], *[""] * (6 + quality)]
+    tool = [f"{row['tool']['seconds']:.0f}", str(row["tool"]["lines"])]
+    rate = f"{row['throughput']['samples_per_s']:.0f}" if row["throughput"] else ""
+    sizes = [f"{row['size_bytes'] / 1e6:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"]
+    return [*name, _ratio(row["latency"]), _ms(row["latency"]), rate, *_quality(item, row["quality"]), *sizes, *tool]
+
+
+def _quality(item: dict[str, Any], quality: dict[str, Any]) -> list[str]:
+    if not item["trained"]:
+        return [f"{quality['value']:.4f}"]
+    value = f"{quality['value']:.3f} [{quality['low']:.3f}, {quality['high']:.3f}]"
+    lost = "" if quality["keeps"] else " **lost**"
+    return [value, f"{quality['drop']:+.4f} ({quality['drop_upper']:.4f}){lost}"]
+
+
+def growth_section(growth: dict[str, Any]) -> list[str]:
+    """Exponents of every stage, those clearly above linear named."""
+    rows = [
+        [s["family"], s["axis"], s["stage"], str(s["sizes"]), _exponent(s["seconds"]), _exponent(s["peak_bytes"])]
+        for s in growth["slopes"]
+    ]
+    above = [f"{s['stage']} ({s['family']}, {s['axis']})" for s in growth["slopes"] if s["seconds"]["low"] > 1]
+    failed = [
+        f"- {p['family']}, {p['size']:,} {p['axis']}, {p['stage']}: {p['failure']}"
+        for p in growth["points"]
+        if "failure" in p
+    ]
+    load = growth["load_average_at_start"][0]
+    return [
+        "## Growth",
+        "Exponents of time and of peak memory against the number of parameters or of calibration samples "
+        f"(1 is linear), with 95% intervals. Load at the start: {load}; `{growth['file']}`.",
+        table(["family", "against", "stage", "sizes", "time", "peak memory"], rows),
+        f"Clearly above linear: {', '.join(above) if above else 'none'}.",
+        *(["\n".join(["Failed:", "", *failed])] if failed else []),
+    ]
+
+
+def _exponent(fit: dict[str, float]) -> str:
+    return f"{fit['slope']:.2f} [{fit['low']:.2f}, {fit['high']:.2f}]"
+
+
+def headline(work: dict[str, dict[str, Any]]) -> str:
+    """README's table: hasten's fastest on every network with data, against eager and against the best peer."""
+    rows = []
+    for item in work.values():
+        final = item.get("finals") or {}
+        if not item["trained"] or not final:
+            continue
+        others = [(name, x) for name, x in _ranked(final) if name not in (final["hasten"], "eager/fp32")]
+        eager = final["latency"].get("eager/fp32")
+        rows.append([
+            item["title"],
+            _label(final["hasten"]),
+            f"{1 / eager['ratio']:.1f}x" if eager else "",
+            f"{1 / others[0][1]['ratio']:.2f}x ({_label(others[0][0])})" if others else "",
+        ])  # fmt: skip
+    if not rows:
+        return "No measurements yet."
+    notes = sorted({
+        f"{item['run']['device']['cpu']}, {item['run']['device']['cores']} cores" for item in work.values()
+    })  # fmt: skip
+    head = [
+        "network",
+        "hasten's fastest",
+        "speed against PyTorch eager",
+        "against the fastest peer that keeps accuracy",
+    ]
+    text = (
+        f"Batch 1, {'; '.join(notes)}. All rows, intervals and circumstances: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    return f"{table(head, rows)}\n\n{text}"
+
+
+def with_headline(readme: str, text: str) -> str:
+    """README with `text` between the markers; everything else as it is."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", readme)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def _ranked(final: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return sorted(final.get("latency", {}).items(), key=lambda x: -x[1]["ratio"])
+
+
+def _label(name: str) -> str:
+    peer, _, variant = name.partition("/")
+    known = peers()
+    return f"{known[peer].title if peer in known else peer} ({variant})"
+
+
+def _ratio(latency: dict[str, Any]) -> str:
+    return f"{latency['ratio']:.2f} [{latency['ratio_low']:.2f}, {latency['ratio_high']:.2f}]"
+
+
+def _ms(latency: dict[str, Any]) -> str:
+    return f"{latency['median_ms']:.3g}"

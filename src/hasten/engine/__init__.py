@@ -1,0 +1,1 @@
+"""One or several artifacts turned into throughput: replicas, batching, scheduling over unequal devices, pipelines."""

@@ -1,0 +1,222 @@
+"""Batch inference over a large input: streaming, in constant memory, resumable by shards, written atomically."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.artifact import Artifact
+from hasten.engine.engine import Engine
+from hasten.engine.images import ImageReader
+from hasten.engine.pipeline import Pipeline, Stage
+from hasten.engine.sources import Chunk, Shard, open_source
+from hasten.errors import InvalidInput
+from hasten.machine import usable_cores
+
+_JOB = "job.json"
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch job did.
+
+    Attributes:
+        rows: Rows answered in this run.
+        shards, skipped: Shards written in this run, and found done already.
+        seconds: Wall time of the run.
+        use: Utilisation of every stage, between 0 and 1.
+        bottleneck: The busiest stage.
+    """
+
+    rows: int
+    shards: int
+    skipped: int
+    seconds: float
+    use: dict[str, float]
+    bottleneck: str
+
+
+def run_batch(
+    artifact: Path,
+    source: Path,
+    output: Path,
+    *,
+    shard_rows: int = 4096,
+    column: str | None = None,
+    size: int | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    crop: float = 1.0,
+    decoder: str = "pillow",
+    decode_threads: int = 0,
+    parquet: bool = False,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    **engine: Any,
+) -> BatchReport:
+    """Run an artifact of one input over everything in `source`.
+
+    `output` becomes a folder with one `part-00000.npz` per shard: `key` [n] and `output_0` [n, ...], ...; or
+    `part-00000.parquet`. A part appears complete or not at all; a job that was stopped skips the parts that are there.
+
+    Args:
+        artifact: The artifact's folder.
+        source: See `open_source`.
+        output: Folder to write; new, empty, or left by the same job.
+        shard_rows, column: See `open_source`.
+        size, mean, std, crop, decoder: See `ImageReader`.
+        decode_threads: Threads that decode; 0: one per core.
+        parquet: Write Parquet, one list column per output, instead of .npz.
+        progress: Told the rows done and all rows (None: not known).
+        engine: Options of `Engine`.
+
+    Raises:
+        InvalidInput: The input or an option breaks a rule, or `output` holds something else.
+    """
+    manifest = Artifact(artifact).manifest
+    if len(manifest["inputs"]) != 1:
+        raise InvalidInput(f"A batch job must have a model of 1 input, but {artifact} has {len(manifest['inputs'])}.")
+    spec = manifest["inputs"][0]
+    shards = open_source(source, shard_rows=shard_rows, column=column)
+    decode = _Decode(spec, size=size, mean=mean, std=std, crop=crop, decoder=decoder)
+    job = {
+        "artifact_sha256": hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest(),
+        "shards": [shard.name for shard in shards],
+        "rows": [shard.rows for shard in shards],
+        "decode": {"size": size, "mean": list(mean), "std": list(std), "crop": crop, "decoder": decoder},
+        "parquet": parquet,
+    }
+    write = _write_parquet if parquet else _write_npz
+    suffix = "parquet" if parquet else "npz"
+    _claim(output, job)
+    parts = [output / f"part-{index:05}.{suffix}" for index in range(len(shards))]
+    todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not part.exists()]
+    total = None if any(shard.rows is None for shard, _ in todo) else sum(shard.rows or 0 for shard, _ in todo)
+    start = time.perf_counter()
+    with Engine(artifact, **engine) as running:
+        started = time.perf_counter()
+        pipeline = Pipeline([Stage("decode", decode, threads=decode_threads or usable_cores())])
+        rows = 0
+        for part, keys, outputs in _answers(running, pipeline, todo):
+            write(part, keys, outputs)
+            rows += len(keys)
+            progress(rows, total)
+        elapsed = time.perf_counter() - started
+        use = {"decode": pipeline.use()[0].utilisation if todo else 0.0}
+        for device in running.statistics()["devices"]:
+            use[device["name"]] = device["busy_s"] / device["lanes"] / max(elapsed, 1e-9)
+    return BatchReport(
+        rows, len(todo), len(shards) - len(todo), time.perf_counter() - start, use, max(use, key=lambda x: use[x])
+    )
+
+
+class _Decode:
+    """Chunks to rows that fit the model's input."""
+
+    def __init__(self, spec: dict[str, Any], size: int | None, **options: Any) -> None:
+        self._spec, self._size, self._options = spec, size, options
+        self._reader: ImageReader | None = None
+
+    def __call__(self, chunk: Chunk) -> np.ndarray:
+        if isinstance(chunk.data, bytes):
+            self._reader = self._reader or ImageReader.for_input(self._spec, self._size, **self._options)
+            try:
+                return self._reader(chunk.data)
+            except InvalidInput as error:
+                raise InvalidInput(f"{chunk.keys[0]}: {error}") from error
+        want = self._spec["shape"][1:]
+        rows = chunk.data
+        flat = None not in want and rows.ndim == 2 and len(want) != 1 and rows.shape[1] == int(np.prod(want))
+        if flat:
+            rows = rows.reshape(len(rows), *want)  # Parquet lists are flat
+        if rows.dtype != self._spec["dtype"] and rows.dtype.kind == np.dtype(self._spec["dtype"]).kind:
+            rows = rows.astype(self._spec["dtype"])  # float64 to float32, int64 to int32; not integers to floats
+        return rows
+
+
+def _answers(
+    engine: Engine, pipeline: Pipeline, todo: Sequence[tuple[Shard, Path]]
+) -> Iterator[tuple[Path, list[str], list[np.ndarray]]]:
+    """Every shard's keys and outputs, when complete; the pipeline does not drain between shards."""
+    drawn: deque[tuple[int, tuple[str, ...]]] = deque()
+
+    def chunks() -> Iterator[Chunk]:
+        for index, (shard, _) in enumerate(todo):
+            for chunk in shard.read():
+                drawn.append((index, chunk.keys))
+                yield chunk
+
+    keys: list[str] = []
+    outputs: list[tuple[np.ndarray, ...]] = []
+    current = 0
+
+    def collected() -> tuple[Path, list[str], list[np.ndarray]]:
+        return todo[current][1], keys, [np.concatenate(part) for part in zip(*outputs, strict=True)]
+
+    for answer in engine.map(pipeline.run(chunks())):
+        index, own = drawn.popleft()
+        while index != current:
+            yield collected()
+            keys, outputs, current = [], [], current + 1
+        keys.extend(own)
+        outputs.append(answer)
+    while current < len(todo):
+        yield collected()
+        keys, outputs, current = [], [], current + 1
+
+
+def _claim(output: Path, job: dict[str, Any]) -> None:
+    """Make the output folder, or check that it was left by the same job."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / _JOB
+    if path.exists():
+        if json.loads(path.read_text()) != job:
+            raise InvalidInput(
+                f"OUTPUT must be new or left by the same job, but {output} was made from another artifact, input or "
+                "options. Remove it or name another."
+            )
+        for left in output.glob("*.unfinished"):
+            left.unlink()
+    elif any(output.iterdir()):
+        raise InvalidInput(f"OUTPUT must be new or empty, but {output} holds files. Name another.")
+    else:
+        with _appearing(path) as file:
+            file.write(json.dumps(job, indent=1).encode())
+
+
+@contextlib.contextmanager
+def _appearing(path: Path) -> Iterator[Any]:
+    """A file that is there complete or not at all, also after a power cut."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _write_npz(path: Path, keys: list[str], outputs: list[np.ndarray]) -> None:
+    arrays: dict[str, Any] = {f"output_{i}": y for i, y in enumerate(outputs)}
+    with _appearing(path) as file:
+        np.savez(file, key=np.array(keys, dtype=np.str_), **arrays)
+
+
+def _write_parquet(path: Path, keys: list[str], outputs: list[np.ndarray]) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise InvalidInput("Writing Parquet needs: pip install pyarrow") from None
+    columns: dict[str, Any] = {"key": keys}
+    for index, y in enumerate(outputs):
+        # A tensor column keeps the shape of a row; scalars are a plain column.
+        columns[f"output_{index}"] = y if y.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(y)
+    with _appearing(path) as file:
+        pq.write_table(pa.table(columns), file)

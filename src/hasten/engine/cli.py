@@ -1,0 +1,75 @@
+"""The commands of the engine; `register` adds them to the `hasten` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hasten.errors import InvalidInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add `batch`."""
+    app.command("batch")(batch_command)
+
+
+def batch_command(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help=".npy, .parquet or .tar, or a folder of images, tars or Parquet.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder; a stopped job goes on in it.")],
+    shard_rows: Annotated[int, typer.Option(help="Rows per output file, for .npy and images.")] = 4096,
+    column: Annotated[str | None, typer.Option(help="Parquet column to read.")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels, for a model that takes images of any size.")] = None,
+    mean: Annotated[str, typer.Option(help="Per channel of [0, 1] values: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help="Per channel of [0, 1] values: 0.229,0.224,0.225.")] = "",
+    crop: Annotated[float, typer.Option(help="Share of the shorter side that the centre crop keeps.")] = 1.0,
+    decoder: Annotated[str, typer.Option(help="pillow or opencv.")] = "pillow",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet instead of .npz.")] = False,
+    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+) -> None:
+    """Run an artifact over a large input: streaming, resumable, written atomically."""
+    from hasten.engine.batch import run_batch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        shown = bar.add_task("rows", total=None)
+        report = run_batch(
+            artifact,
+            source,
+            output,
+            shard_rows=shard_rows,
+            column=column,
+            size=size,
+            mean=parse_numbers(mean, "mean"),
+            std=parse_numbers(std, "std"),
+            crop=crop,
+            decoder=decoder,
+            parquet=parquet,
+            replicas=replicas,
+            threads=threads,
+            progress=lambda done, total: bar.update(shown, completed=done, total=total),
+        )
+    typer.echo(
+        f"{report.rows} rows in {report.seconds:.1f} s ({report.rows / report.seconds:.0f} rows/s), "
+        f"{report.shards} shards written, {report.skipped} found done; "
+        + ", ".join(f"{name} {share:.0%} busy" for name, share in report.use.items())
+        + f"; bottleneck: {report.bottleneck}"
+    )
+
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """`0.1,0.2` as (0.1, 0.2); an empty text as ().
+
+    Raises:
+        InvalidInput: Not numbers.
+    """
+    try:
+        return tuple(float(x) for x in text.split(",")) if text else ()
+    except ValueError:
+        raise InvalidInput(f"`--{name}` must be numbers like 0.1,0.2,0.3, but got {text!r}.") from None

@@ -1,0 +1,1 @@
+"""What the pruning techniques share: scores of units, their selection, masks of weights, schedules, sensitivity."""

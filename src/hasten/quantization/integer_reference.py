@@ -1,0 +1,259 @@
+"""The golden model: a quantized graph computed in integers with numpy.
+
+Weights and activations are int8, sums 32 bits wide, requantization is fixed point and rounds half to even. PyTorch
+computes the same graph in float32 between quantize and dequantize, runtimes in their own kernels; each may differ from
+this by a rounding, and `differences` says where.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx import GraphModule, Interpreter, Node
+
+from hasten.graph.capture import as_tuple
+from hasten.quantization import operators
+from hasten.quantization.fixed_point import multipliers, round_shift
+from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
+from hasten.task import Inputs
+
+aten = torch.ops.aten
+
+_INT32 = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Numbers (q - zero_point) * scale; q is int64. Scale and zero point are scalars, or one per slice of `axis`."""
+
+    q: np.ndarray
+    scale: np.ndarray
+    zero_point: int
+    axis: int | None = None
+
+    def centered(self) -> np.ndarray:
+        """q - zero_point."""
+        return self.q - self.zero_point
+
+    def to_float(self) -> torch.Tensor:
+        """float32 values."""
+        return torch.from_numpy((self.centered() * self.scale).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of integer terms, each with a scale that broadcasts against it, clipped to [low, high] when rounded."""
+
+    terms: tuple[tuple[np.ndarray, np.ndarray], ...]
+    low: float = -np.inf
+    high: float = np.inf
+
+    def to_float(self) -> torch.Tensor:
+        """float32 values."""
+        total = sum(values * scale for values, scale in self.terms)
+        return torch.from_numpy(np.clip(np.asarray(total), self.low, self.high).astype(np.float32))
+
+    def round_to(self, scale: float, zero_point: int, low: int, high: int) -> np.ndarray:
+        """Integers of the sum in another scale."""
+        factors, shift = multipliers(*(np.asarray(own, np.float64) / scale for _, own in self.terms))
+        total = sum(values * m for (values, _), m in zip(self.terms, factors, strict=True))
+        q = round_shift(np.asarray(total), shift) + zero_point
+        if np.isfinite(self.low):
+            low = max(low, round(self.low / scale) + zero_point)
+        if np.isfinite(self.high):
+            high = min(high, round(self.high / scale) + zero_point)
+        return np.clip(q, low, high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a quantize node of the torch graph is from the reference on the same inputs to its operator.
+
+    Attributes:
+        node: Name of the quantize node.
+        operator: What it rounds the output of.
+        max_steps: Largest distance in steps.
+        share: Share of values that differ.
+    """
+
+    node: str
+    operator: str
+    max_steps: int
+    share: float
+
+
+def run(graph: GraphModule, inputs: Inputs) -> tuple[np.ndarray, ...]:
+    """The outputs of a quantized graph, float32, computed in integers wherever its operators allow.
+
+    Operators without integer form (softmax, layer norm, ...) run in float32 between the integer ones.
+    """
+    return tuple(x.numpy() for x in as_tuple(_Executor(graph).run(*inputs)))
+
+
+def differences(graph: GraphModule, inputs: Inputs) -> list[Difference]:
+    """Compare operator by operator: each is computed from the integers that the torch graph had in front of it."""
+    observed = _Observer(graph)
+    with torch.no_grad():
+        observed.run(*inputs)
+    executor = _Executor(graph, observed.integers)
+    executor.run(*inputs)
+    return executor.found
+
+
+class _Observer(Interpreter):
+    """Runs the torch graph and keeps the integers of every quantize node."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.integers: dict[str, np.ndarray] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if _is(n, "quantize_per_tensor"):
+            self.integers[n.name] = result.numpy().astype(np.int64)
+        return result
+
+
+class _Executor(Interpreter):
+    """Values are `Integers` or `Sum` where operators run on integers, else torch tensors."""
+
+    def __init__(self, graph: GraphModule, given: dict[str, np.ndarray] | None = None) -> None:
+        super().__init__(graph)
+        self._graph, self._given = graph, given
+        self.found: list[Difference] = []
+
+    def run_node(self, n: Node) -> Any:
+        with torch.no_grad():
+            if n.op == "output":
+                values = self.map_nodes_to_values(n.args[0], n)
+                return torch.utils._pytree.tree_map(_as_float, values)
+            if n.op != "call_function":
+                return super().run_node(n)
+            args = self.map_nodes_to_values(n.args, n)
+            result = self._quantization(n, args)
+            if result is None:
+                result = _in_integers(n, args)
+            if result is not None:
+                return result
+            kwargs = self.map_nodes_to_values(n.kwargs, n)
+            floats = torch.utils._pytree.tree_map(_as_float, (args, kwargs))
+            return n.target(*floats[0], **floats[1])  # type: ignore[operator]
+
+    def _quantization(self, n: Node, args: Any) -> Integers | None:
+        if n.target is DEQUANTIZE_PER_CHANNEL:
+            q, scale = args[0].numpy().astype(np.int64), args[1].double().numpy()
+            return Integers(q, scale.reshape([-1 if d == args[3] else 1 for d in range(q.ndim)]), 0, args[3])
+        if _is(n, "dequantize_per_tensor"):
+            return args[0] if isinstance(args[0], Integers) else None
+        if not _is(n, "quantize_per_tensor"):
+            return None
+        value, scale, zero, low, high = args[:5]
+        if isinstance(value, Integers):
+            value = Sum(((value.centered(), value.scale),))
+        if isinstance(value, Sum):
+            q = value.round_to(scale, zero, low, high)
+        else:
+            q = np.clip(np.rint(value.numpy() / np.float32(scale)) + zero, low, high).astype(np.int64)
+        if self._given is not None:
+            q = self._compare(n, q)
+        return Integers(q, np.float64(scale), zero)
+
+    def _compare(self, n: Node, q: np.ndarray) -> np.ndarray:
+        assert self._given is not None
+        theirs = self._given[n.name]
+        apart = np.abs(theirs - q)
+        source = n.args[0]
+        assert isinstance(source, Node)
+        self.found.append(Difference(n.name, str(source.target), int(apart.max()), float((apart > 0).mean())))
+        return theirs
+
+
+def _in_integers(n: Node, args: Any) -> Integers | Sum | None:
+    """The result of an operator whose inputs are integers; None where it has no integer form here."""
+    first = args[0] if args else None
+    if isinstance(first, Sum):
+        return _clamp(n, args, first)
+    if not isinstance(first, Integers):
+        return None
+    if n.target in _LAYERS and isinstance(args[1], Integers):
+        return _layer(n, args)
+    if n.target in operators.ADDITIONS and isinstance(args[1], Integers) and not n.kwargs and len(args) == 2:
+        return Sum(tuple((x.centered(), x.scale) for x in args[:2]))
+    if n.target == aten.adaptive_avg_pool2d.default and list(args[1]) == [1, 1]:
+        count = first.q.shape[-1] * first.q.shape[-2]
+        return Sum(((first.centered().sum((-1, -2), keepdims=True), first.scale / count),))
+    if operators.pads_with_zero(n):
+        pads = list(zip(args[1][::2], args[1][1::2], strict=True))[::-1]
+        widths = [(0, 0)] * (first.q.ndim - len(pads)) + pads
+        return replace(first, q=np.pad(first.q, widths, constant_values=first.zero_point))
+    if n.target in operators.VALUE_PRESERVING:
+        # Choosing is the same on integers; float64 holds them exactly.
+        chosen = n.target(torch.from_numpy(first.q).double(), *args[1:], **n.kwargs)  # type: ignore[operator]
+        return replace(first, q=chosen.numpy().astype(np.int64))
+    return None
+
+
+def _clamp(n: Node, args: Any, value: Sum) -> Sum | None:
+    name = operators.activation_of(n)
+    if name == "relu":
+        return replace(value, low=max(value.low, 0.0))
+    if name == "relu6":
+        return replace(value, low=max(value.low, 0.0), high=min(value.high, 6.0))
+    if name in ("hardtanh", "clamp"):
+        low, high = (*args[1:3], *((-1.0, 1.0) if name == "hardtanh" else (None, None))[len(args) - 1 :])
+        return replace(
+            value,
+            low=value.low if low is None else max(value.low, low),
+            high=value.high if high is None else min(value.high, high),
+        )
+    return None
+
+
+def _layer(n: Node, args: Any) -> Sum | None:
+    """A convolution or linear layer: 32-bit sums of products, plus the bias in the same scale."""
+    x, weight = args[0], args[1]
+    bias = args[2] if len(args) > 2 else None
+    if bias is not None and not isinstance(bias, Integers):
+        return None
+    sums = _LAYERS[n.target](x.centered(), weight.q, args)  # type: ignore[index]
+    channel = 1 if n.target in operators.CONVOLUTIONS else sums.ndim - 1
+    shape = [-1 if dim == channel else 1 for dim in range(sums.ndim)]
+    if bias is not None:
+        sums = sums + bias.q.reshape(shape)
+    if sums.min() < _INT32.min or sums.max() > _INT32.max:
+        raise OverflowError(f"the sums of {n.name} do not fit 32 bits")
+    return Sum(((sums, (x.scale * weight.scale).reshape(shape)),))
+
+
+def _conv2d(x: np.ndarray, weight: np.ndarray, args: Any) -> np.ndarray:
+    stride, padding, dilation, groups = (*args[3:7], *([1, 1], [0, 0], [1, 1], 1)[max(len(args) - 3, 0) :])
+    (sy, sx), (py, px), (dy, dx) = ((list(v) * 2)[:2] for v in (stride, padding, dilation))
+    x = np.pad(x, ((0, 0), (0, 0), (py, py), (px, px)))
+    height, width = (weight.shape[2] - 1) * dy + 1, (weight.shape[3] - 1) * dx + 1
+    windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), (2, 3))[:, :, ::sy, ::sx, ::dy, ::dx]
+    batch, channels, rows, columns = windows.shape[:4]
+    windows = windows.reshape(batch, groups, channels // groups, rows, columns, *weight.shape[2:])
+    kernels = weight.reshape(groups, -1, *weight.shape[1:])
+    sums = np.einsum("bgcyxhw,gochw->bgoyx", windows, kernels, optimize=True)
+    return sums.reshape(batch, -1, rows, columns)
+
+
+def _linear(x: np.ndarray, weight: np.ndarray, args: Any) -> np.ndarray:
+    product: np.ndarray = x @ weight.T
+    return product
+
+
+_LAYERS: dict[Any, Callable[[np.ndarray, np.ndarray, Any], np.ndarray]] = {
+    aten.conv2d.default: _conv2d,
+    aten.linear.default: _linear,
+}
+
+
+def _as_float(value: Any) -> Any:
+    return value.to_float() if isinstance(value, (Integers, Sum)) else value
+
+
+def _is(n: Node, name: str) -> bool:
+    return str(n.target).startswith(f"quantized_decomposed.{name}.")

@@ -1,0 +1,250 @@
+"""The HTTP side as a raw ASGI application: the protocol's routes, limits, API key, metrics, status page."""
+
+import asyncio
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from hasten import __version__
+from hasten.engine.work import DeviceFailed
+from hasten.errors import InvalidInput
+from hasten.serve.metrics import CONTENT_TYPE, render
+from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel
+from hasten.serve.openapi import document
+from hasten.serve.page import PAGE
+from hasten.serve.tensors import Regions, decode_request, encode_response
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics", "system_shared_memory"]
+_LOG = logging.getLogger("hasten.serve")
+
+
+@dataclass
+class Answer:
+    """Status, body and headers of a response."""
+
+    body: bytes = b""
+    status: int = 200
+    kind: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _TooLarge(Exception):
+    """The body exceeds the limit."""
+
+
+class App:
+    """An ASGI application.
+
+    Args:
+        repository: The models.
+        api_key: If set, every request except health checks must carry it: `Authorization: Bearer KEY` or `X-API-Key`.
+        regions: Shared memory.
+    """
+
+    def __init__(self, repository: Repository, *, api_key: str | None = None, regions: Regions | None = None) -> None:
+        self._repository = repository
+        self._key = api_key.encode() if api_key else None
+        self._regions = regions or Regions(allowed=False)
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event; only HTTP is served."""
+        if scope["type"] != "http":
+            return
+        try:
+            answer = await self._respond(scope, receive)
+        except Exception as error:
+            answer = _failure(error)
+        length = str(len(answer.body)).encode()
+        headers = [(b"content-type", answer.kind), (b"content-length", length), *answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body if scope["method"] != "HEAD" else b""})
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Answer:
+        parts = [unquote(part) for part in scope["path"].strip("/").split("/")]
+        headers = dict(scope["headers"])
+        if parts[:2] == ["v2", "health"]:
+            return self._health(parts[2:])
+        if self._key is not None and not self._authorised(headers):
+            return Answer(
+                _error("The request must carry the API key."), 401, headers=((b"www-authenticate", b"Bearer"),)
+            )
+        if scope["method"] == "POST":
+            return await self._post(parts, headers, receive)
+        if scope["method"] in ("GET", "HEAD"):
+            return self._get(parts)
+        return Answer(_error("The method must be GET or POST."), 405)
+
+    def _authorised(self, headers: dict[bytes, bytes]) -> bool:
+        assert self._key is not None
+        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        return hmac.compare_digest(given, self._key)
+
+    def _health(self, parts: list[str]) -> Answer:
+        ready = bool(self._repository.models()) and not self.draining
+        if parts == ["live"] or (parts == ["ready"] and ready):
+            return Answer()
+        return Answer(_error("not ready"), 503) if parts == ["ready"] else _not_found()
+
+    def _get(self, parts: list[str]) -> Answer:
+        if parts == [""]:
+            return Answer(PAGE, kind=b"text/html; charset=utf-8")
+        if parts == ["metrics"]:
+            return Answer(render(self._repository), kind=CONTENT_TYPE)
+        if parts == ["openapi.json"]:
+            return _json(document(self._repository))
+        if parts == ["status.json"]:
+            return _json(status(self._repository))
+        if parts == ["v2"]:
+            return _json({"name": "hasten", "version": __version__, "extensions": EXTENSIONS})
+        if parts == ["v2", "models", "stats"]:
+            return _json({"model_stats": [model.triton_statistics() for model in self._repository.models()]})
+        if parts[:2] == ["v2", "models"] and len(parts) >= 3:
+            return self._model(parts[2], parts[3:])
+        if parts[:2] == ["v2", "systemsharedmemory"] and parts[-1] == "status":
+            return _json(self._regions.status(parts[3] if len(parts) == 5 else None))
+        return _not_found()
+
+    def _model(self, name: str, rest: list[str]) -> Answer:
+        version = ""
+        if rest[:1] == ["versions"] and len(rest) >= 2:
+            version, rest = rest[1], rest[2:]
+        model = self._repository.get(name, version)
+        if not rest:
+            return _json(model.metadata(self._repository.versions(name)))
+        if rest == ["ready"]:
+            return Answer()
+        if rest == ["config"]:
+            return _json(model.config())
+        if rest == ["stats"]:
+            return _json({"model_stats": [model.triton_statistics()]})
+        return _not_found()
+
+    async def _post(self, parts: list[str], headers: dict[bytes, bytes], receive: Receive) -> Answer:
+        try:
+            body = await self._body(headers, receive)
+        except _TooLarge:
+            limit = self._repository.limits.body_bytes
+            return Answer(
+                _error(f"The body must have at most {limit} bytes."), 413, headers=((b"connection", b"close"),)
+            )
+        except TimeoutError:
+            return Answer(_error("The body must arrive in time."), 408, headers=((b"connection", b"close"),))
+        if parts[:2] == ["v2", "models"] and parts[-1] == "infer" and len(parts) in (4, 6):
+            return await self._infer(parts[2], parts[4] if len(parts) == 6 else "", headers, body)
+        if parts == ["v2", "repository", "index"]:
+            return _json(self._repository.index())
+        if parts[:3] == ["v2", "repository", "models"] and len(parts) == 5:
+            if parts[4] == "load":
+                await self._repository.load(parts[3])
+                return Answer()
+            if parts[4] == "unload":
+                await self._repository.unload(parts[3])
+                return Answer()
+        if parts[:2] == ["v2", "systemsharedmemory"]:
+            return self._shared_memory(parts[2:], body)
+        return _not_found()
+
+    async def _infer(self, name: str, version: str, headers: dict[bytes, bytes], body: bytes) -> Answer:
+        if b"content-encoding" in headers:
+            return Answer(_error("The body must not be compressed."), 415)
+        model = self._repository.get(name, version)
+        given = headers.get(b"inference-header-content-length")
+        if given is not None and not given.isdigit():
+            raise InvalidInput("Inference-Header-Content-Length must be a number.")
+        request = decode_request(body, None if given is None else int(given), self._regions)
+        outputs = await model.infer(request.inputs)
+        data, json_size = encode_response(request, name, model.entry.version, outputs, self._regions)
+        if json_size is None:
+            return Answer(data)
+        extra = ((b"inference-header-content-length", str(json_size).encode()),)
+        return Answer(data, kind=b"application/octet-stream", headers=extra)
+
+    def _shared_memory(self, parts: list[str], body: bytes) -> Answer:
+        if parts == ["unregister"]:
+            self._regions.unregister(None)
+            return Answer()
+        if len(parts) == 3 and parts[0] == "region" and parts[2] == "unregister":
+            self._regions.unregister(parts[1])
+            return Answer()
+        if len(parts) == 3 and parts[0] == "region" and parts[2] == "register":
+            try:
+                given = json.loads(body)
+            except (ValueError, RecursionError):
+                given = None
+            if not isinstance(given, dict):
+                raise InvalidInput("The request must be JSON with `key`, `offset` and `byte_size`.")
+            self._regions.register(parts[1], given.get("key"), given.get("offset", 0), given.get("byte_size"))
+            return Answer()
+        return _not_found()
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limits = self._repository.limits
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limits.body_bytes:
+            raise _TooLarge
+        chunks: list[bytes] = []
+        size, more = 0, True
+        async with asyncio.timeout(limits.receive_s):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise InvalidInput("The client went away.")
+                chunks.append(message.get("body", b""))
+                more = message.get("more_body", False)
+                size += len(chunks[-1])
+                if size > limits.body_bytes:
+                    raise _TooLarge
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def status(repository: Repository) -> dict[str, Any]:
+    """What the status page shows: counters, devices, queue and latencies of every model."""
+    return {
+        "version": __version__,
+        "models": [
+            {
+                "name": model.entry.name,
+                "version": model.entry.version,
+                "counters": vars(model.counters),
+                **model.engine.statistics(),
+            }
+            for model in repository.models()
+        ],
+    }
+
+
+def _failure(error: Exception) -> Answer:
+    if isinstance(error, Overloaded):
+        retry = ((b"retry-after", str(error.retry_after_s).encode()),)
+        return Answer(_error(str(error)), 503, headers=retry)
+    if isinstance(error, UnknownModel):
+        return Answer(_error(str(error)), 404)
+    if isinstance(error, InvalidInput):
+        return Answer(_error(str(error)), 400)
+    if isinstance(error, TooSlow):
+        return Answer(_error(str(error)), 504)
+    if isinstance(error, DeviceFailed):
+        return Answer(_error(str(error)), 503, headers=((b"retry-after", b"1"),))
+    _LOG.error("request failed", exc_info=error)
+    return Answer(_error("The model failed; the server's log says why."), 500)
+
+
+def _error(message: str) -> bytes:
+    return json.dumps({"error": message}).encode()
+
+
+def _json(value: Any) -> Answer:
+    return Answer(json.dumps(value).encode())
+
+
+def _not_found() -> Answer:
+    return Answer(_error("There is nothing at this path."), 404)

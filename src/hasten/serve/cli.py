@@ -1,0 +1,66 @@
+"""The `serve` command; `register` adds it to the `hasten` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `serve`."""
+    app.command("serve")(serve_command)
+
+
+def serve_command(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARTIFACT...", help="path, name=path, name:version=path, or name=path+path for several devices."
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0: any free one.")] = 8001,
+    grpc: Annotated[bool, typer.Option(help="Serve gRPC too.")] = True,
+    bound_ms: Annotated[float | None, typer.Option(help="Refuse what would be answered later than this.")] = None,
+    timeout_s: Annotated[float, typer.Option(help="Fail what has no answer by then.")] = 60.0,
+    queue_rows: Annotated[int, typer.Option(help="Most rows that may wait per model.")] = 10_000,
+    body_mb: Annotated[float, typer.Option(help="Largest request body in MB.")] = 64.0,
+    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
+    processes: Annotated[bool, typer.Option("--processes", help="Every replica in a process of its own.")] = False,
+    api_key_file: Annotated[Path | None, typer.Option(help="File with the API key; or set HASTEN_API_KEY.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM certificate chain for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM private key for TLS.")] = None,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let clients on this machine pass tensors in shared memory.")
+    ] = False,
+    drain_s: Annotated[float, typer.Option(help="Time for taken requests when told to end.")] = 30.0,
+) -> None:
+    """Serve artifacts over the Open Inference Protocol v2 (REST and gRPC), with metrics and a status page."""
+    from hasten.serve.models import ServeLimits
+    from hasten.serve.run import ServeOptions, api_key_from, parse_entries, serve
+
+    limits = ServeLimits(
+        bound_s=None if bound_ms is None else bound_ms / 1e3,
+        timeout_s=timeout_s,
+        queue_rows=queue_rows,
+        body_bytes=int(body_mb * 2**20),
+    )
+    options = ServeOptions(
+        host=host,
+        port=port,
+        grpc_port=grpc_port if grpc else None,
+        api_key=api_key_from(api_key_file),
+        certificate=certificate,
+        key=key,
+        shared_memory=shared_memory,
+        drain_s=drain_s,
+        limits=limits,
+        engine={"replicas": replicas, "threads": threads, "processes": processes},
+    )
+
+    def ready(http: str, rpc: str | None) -> None:
+        typer.echo(f"serving on {http}" + (f" and gRPC on {rpc}" if rpc else ""))
+
+    serve(parse_entries(artifacts), options, ready)

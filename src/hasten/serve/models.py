@@ -1,0 +1,332 @@
+"""The models that are served, by name and version: admission, answers, counters, reloading without a lost request."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.engine.engine import Engine
+from hasten.engine.request import checked_inputs
+from hasten.errors import HastenError, InvalidInput, unknown
+from hasten.serve.tensors import datatype_of
+
+
+class UnknownModel(InvalidInput):
+    """A model or version that is not served."""
+
+
+class Overloaded(HastenError):
+    """The answer would come too late; `retry_after_s` says when it is worth asking again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+
+
+class TooSlow(HastenError):
+    """The answer did not come in time."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What to serve under a name.
+
+    Attributes:
+        name, version: As clients ask for it.
+        paths: Artifacts of the same inputs that serve it together.
+    """
+
+    name: str
+    version: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """What a server keeps to.
+
+    Attributes:
+        bound_s: A request is refused when its predicted latency exceeds this; None: only `queue_rows` counts.
+        timeout_s: A request without an answer after this long fails.
+        queue_rows: Most rows that may wait per model.
+        body_bytes: Largest request body.
+        receive_s: Longest time for receiving a body.
+    """
+
+    bound_s: float | None = None
+    timeout_s: float = 60.0
+    queue_rows: int = 10_000
+    body_bytes: int = 64 * 2**20
+    receive_s: float = 30.0
+
+
+@dataclass
+class Counters:
+    """What happened to the requests of one model."""
+
+    success: int = 0
+    success_s: float = 0.0
+    failed: int = 0
+    rejected: int = 0
+    rows: int = 0
+    last_unix_ms: int = 0
+
+
+@dataclass(eq=False)
+class Model:
+    """One version of a model with its engine."""
+
+    entry: Entry
+    engine: Engine
+    limits: ServeLimits
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def output_names(self) -> list[str]:
+        """`output_0`, `output_1`, ..."""
+        return [f"output_{i}" for i in range(len(self.engine.outputs))]
+
+    async def infer(self, named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer one request.
+
+        Raises:
+            InvalidInput: The inputs do not fit.
+            Overloaded: The answer would come after the bound, or too much is waiting.
+            TooSlow: No answer within the time limit.
+        """
+        inputs = self._ordered(named)
+        self._admit(len(inputs[0]))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[np.ndarray, ...]] = loop.create_future()
+
+        def settle(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif outputs is not None:
+                future.set_result(outputs)
+
+        start = time.perf_counter()
+
+        def done(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+                loop.call_soon_threadsafe(settle, outputs, error)
+
+        work = self.engine.start(inputs, done)
+        timer = loop.call_later(
+            self.limits.timeout_s, settle, None, TooSlow(f"No answer in {self.limits.timeout_s:g} s.")
+        )
+        try:
+            outputs = await future
+        except BaseException:
+            # Also when the client went away: nobody waits for these rows any more.
+            work.cancelled = True
+            self.counters.failed += 1
+            raise
+        finally:
+            timer.cancel()
+        counters = self.counters
+        counters.success += 1
+        counters.rows += len(inputs[0])
+        counters.success_s += time.perf_counter() - start
+        counters.last_unix_ms = int(time.time() * 1e3)
+        return dict(zip(self.output_names, outputs, strict=True))
+
+    def _ordered(self, named: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        specs = self.engine.inputs
+        for name in named:
+            if all(name != spec["name"] for spec in specs):
+                raise unknown("input", name, [spec["name"] for spec in specs])
+        for spec in specs:
+            if spec["name"] not in named:
+                raise InvalidInput(
+                    f"The request must have the input {spec['name']!r}, but has {', '.join(named) or 'none'}."
+                )
+        return checked_inputs([named[spec["name"]] for spec in specs], specs)
+
+    def _admit(self, rows: int) -> None:
+        waiting = self.engine.waiting_rows
+        if waiting and waiting + rows > self.limits.queue_rows:
+            self.counters.rejected += 1
+            raise Overloaded(f"At most {self.limits.queue_rows} rows may wait, and {waiting} do.", 1)
+        if self.limits.bound_s is None:
+            return
+        if not self.engine.admits(rows, self.limits.bound_s):
+            self.counters.rejected += 1
+            latency = self.engine.predicted_latency_s(rows)
+            raise Overloaded(
+                f"The answer must come within {self.limits.bound_s * 1e3:g} ms, but would take {latency * 1e3:.0f} ms. "
+                "Ask again later.",
+                min(60.0, latency - self.limits.bound_s),
+            )
+
+    def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
+        """As `GET v2/models/NAME` answers; -1 is any size."""
+        return {
+            "name": self.entry.name,
+            "versions": list(versions),
+            "platform": "hasten",
+            "inputs": [
+                {"name": x["name"], "datatype": datatype_of(x["dtype"]), "shape": _sizes(x["shape"])}
+                for x in self.engine.inputs
+            ],
+            "outputs": [
+                {"name": name, "datatype": datatype_of(y["dtype"]), "shape": _sizes(y["shape"])}
+                for name, y in zip(self.output_names, self.engine.outputs, strict=True)
+            ],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """As `GET v2/models/NAME/config` answers; the batch is not among `dims`."""
+        about = self.metadata([])
+        tensors = {
+            kind: [
+                {"name": x["name"], "data_type": f"TYPE_{x['datatype']}", "dims": x["shape"][1:]}
+                for x in about[f"{kind}s"]
+            ]
+            for kind in ("input", "output")
+        }
+        largest = max(device["largest_batch"] for device in self.engine.statistics()["devices"])
+        return {
+            "name": self.entry.name,
+            "platform": "hasten",
+            "backend": "hasten",
+            "max_batch_size": max(largest, self.limits.queue_rows),
+            **tensors,
+            "dynamic_batching": {"preferred_batch_size": [largest]},
+        }
+
+    def triton_statistics(self) -> dict[str, Any]:
+        """As `GET v2/models/NAME/stats` answers; times in ns."""
+        found, c = self.engine.statistics(), self.counters
+        busy_ns = int(sum(device["busy_s"] for device in found["devices"]) * 1e9)
+        total_ns = int(c.success_s * 1e9)
+        executions = sum(device["batches"] for device in found["devices"])
+
+        def duration(count: int, ns: int) -> dict[str, int]:
+            return {"count": count, "ns": ns}
+
+        return {
+            "name": self.entry.name,
+            "version": self.entry.version,
+            "last_inference": c.last_unix_ms,
+            "inference_count": c.rows,
+            "execution_count": executions,
+            "inference_stats": {
+                "success": duration(c.success, total_ns),
+                "fail": duration(c.failed + c.rejected, 0),
+                "queue": duration(c.success, max(0, total_ns - busy_ns)),
+                "compute_input": duration(executions, 0),
+                "compute_infer": duration(executions, busy_ns),
+                "compute_output": duration(executions, 0),
+            },
+            "batch_stats": [],
+        }
+
+
+def _sizes(shape: Sequence[int | None]) -> list[int]:
+    return [-1 if x is None else x for x in shape]
+
+
+class Repository:
+    """All models by name and version.
+
+    Args:
+        entries: What may be served; nothing else can be loaded by a client.
+        limits: For every model.
+        engine: Options of `Engine`.
+    """
+
+    def __init__(self, entries: Sequence[Entry], limits: ServeLimits, engine: Mapping[str, Any] | None = None) -> None:
+        if not entries:
+            raise InvalidInput("A server must have at least one model, but got none.")
+        seen = [(entry.name, entry.version) for entry in entries]
+        for pair in seen:
+            if seen.count(pair) > 1:
+                raise InvalidInput(f"Every model must have its own name and version, but {pair} is there twice.")
+        self.entries = list(entries)
+        self.limits = limits
+        self._options = dict(engine or {})
+        self._models: dict[str, dict[str, Model]] = {}
+        self._loading = asyncio.Lock()
+
+    def open(self) -> None:
+        """Load everything."""
+        for entry in self.entries:
+            self._models.setdefault(entry.name, {})[entry.version] = self._load(entry)
+
+    def _load(self, entry: Entry) -> Model:
+        bound = None if self.limits.bound_s is None else self.limits.bound_s * 1e3
+        return Model(entry, Engine(*entry.paths, bound_ms=bound, **self._options), self.limits)
+
+    def get(self, name: str, version: str = "") -> Model:
+        """The model; without a version the one with the highest number. Raises `UnknownModel`."""
+        versions = self._models.get(name)
+        if not versions:
+            raise UnknownModel(f"model must be one of {', '.join(self._models) or '(none)'}, but got {name!r:.100}.")
+        if not version:
+            return versions[max(versions, key=_number)]
+        if version not in versions:
+            raise UnknownModel(f"version of {name} must be one of {', '.join(versions)}, but got {version!r:.100}.")
+        return versions[version]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model that are loaded."""
+        return sorted(self._models.get(name, {}), key=_number)
+
+    def models(self) -> list[Model]:
+        """Everything that is loaded."""
+        return [model for versions in self._models.values() for model in versions.values()]
+
+    def index(self) -> list[dict[str, str]]:
+        """Name, version and state of everything that may be served."""
+        return [
+            {
+                "name": entry.name,
+                "version": entry.version,
+                "state": "READY" if entry.version in self._models.get(entry.name, {}) else "UNAVAILABLE",
+                "reason": "" if entry.version in self._models.get(entry.name, {}) else "unloaded",
+            }
+            for entry in self.entries
+        ]
+
+    async def load(self, name: str) -> None:
+        """Load a model again from its folder; requests go to the old one until the new one is ready."""
+        async with self._loading:
+            for entry in self._entries(name):
+                fresh = await asyncio.to_thread(self._load, entry)
+                old = self._models.setdefault(name, {}).get(entry.version)
+                self._models[name][entry.version] = fresh
+                if old is not None:
+                    fresh.counters = old.counters
+                    await asyncio.to_thread(old.engine.close)
+
+    async def unload(self, name: str) -> None:
+        """Take a model away after answering what it has taken."""
+        async with self._loading:
+            self._entries(name)
+            for model in self._models.pop(name, {}).values():
+                await asyncio.to_thread(model.engine.close)
+
+    def _entries(self, name: str) -> list[Entry]:
+        found = [entry for entry in self.entries if entry.name == name]
+        if not found:
+            names = ", ".join(sorted({entry.name for entry in self.entries}))
+            raise UnknownModel(f"model must be one of {names}, but got {name!r:.100}.")
+        return found
+
+    def close(self) -> None:
+        """Answer what was taken, then end every engine."""
+        for model in self.models():
+            model.engine.close()
+
+
+def _number(version: str) -> tuple[int, str]:
+    return (int(version), "") if version.isdecimal() else (-1, version)

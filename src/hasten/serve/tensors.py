@@ -1,0 +1,273 @@
+"""Tensors of the Open Inference Protocol v2: data types, JSON and the binary tensor extension.
+
+Protocol: https://github.com/kserve/open-inference-protocol; binary data: Triton's `protocol/extension_binary_data.md`.
+"""
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hasten.errors import InvalidInput
+
+DATATYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An output that a request asks for."""
+
+    name: str
+    binary: bool
+    region: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A decoded request: arrays by input name, and the outputs it wants (empty: all, `binary` or not)."""
+
+    id: str
+    inputs: dict[str, np.ndarray]
+    wanted: tuple[Wanted, ...]
+    binary: bool
+
+
+def datatype_of(dtype: Any) -> str:
+    """The protocol's name of a numpy dtype."""
+    return _NAMES[np.dtype(dtype)]
+
+
+def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes) -> np.ndarray:
+    """A view of little-endian raw bytes as an array; raises `InvalidInput` if they do not fit."""
+    dtype = _dtype(name, datatype)
+    _check_shape(name, shape)
+    size = math.prod(shape) * dtype.itemsize
+    if len(data) != size:
+        raise InvalidInput(
+            f"Input {name!r} of shape {list(shape)} and {datatype} must have {size} bytes, but has {len(data)}."
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> np.ndarray:
+    """An array from JSON numbers, flat or nested; raises `InvalidInput` if they do not fit."""
+    dtype = _dtype(name, datatype)
+    _check_shape(name, shape)
+    try:
+        array = np.array(values, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"Input {name!r} must hold {datatype} numbers, but: {error}") from error
+    if array.size != math.prod(shape):
+        raise InvalidInput(
+            f"Input {name!r} of shape {list(shape)} must have {math.prod(shape)} values, but has {array.size}."
+        )
+    return array.reshape(shape)
+
+
+def _dtype(name: str, datatype: str) -> np.dtype:
+    if datatype not in DATATYPES:
+        raise InvalidInput(f"`datatype` of input {name!r} must be one of {', '.join(DATATYPES)}, but got {datatype!r}.")
+    return DATATYPES[datatype]
+
+
+def _check_shape(name: str, shape: Any) -> None:
+    if not isinstance(shape, (list, tuple)) or not all(type(x) is int and x >= 0 for x in shape):
+        raise InvalidInput(f"`shape` of input {name!r} must be a list of sizes, but got {shape!r:.100}.")
+
+
+def decode_request(body: bytes, json_size: int | None, regions: "Regions") -> InferRequest:
+    """Decode the body of a REST request.
+
+    Args:
+        body: JSON, followed by binary tensors if `json_size` says where the JSON ends.
+        json_size: The header `Inference-Header-Content-Length`.
+        regions: Looks shared memory up.
+
+    Raises:
+        InvalidInput: Not a request of the protocol.
+    """
+    size = len(body) if json_size is None else json_size
+    if not 0 < size <= len(body):
+        raise InvalidInput(f"Inference-Header-Content-Length must be between 1 and {len(body)}, but is {size}.")
+    try:
+        document = json.loads(body[:size])
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The request must be JSON, but: {error}") from error
+    listed = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not all(_is_tensor(x) for x in listed):
+        raise InvalidInput("The request must have `inputs`, each with `name`, `datatype` and `shape`.")
+    raw, at = memoryview(body), size
+    inputs: dict[str, np.ndarray] = {}
+    for x in listed:
+        parameters = _mapping(x, "parameters")
+        name, datatype, shape = x["name"], x["datatype"], x["shape"]
+        length = parameters.get("binary_data_size")
+        if "shared_memory_region" in parameters:
+            inputs[name] = from_bytes(name, datatype, shape, regions.read(parameters))
+        elif length is not None:
+            if type(length) is not int or not 0 <= length <= len(body) - at:
+                raise InvalidInput(f"`binary_data_size` of {name!r} must fit the body, but is {length!r:.50}.")
+            inputs[name] = from_bytes(name, datatype, shape, raw[at : at + length])
+            at += length
+        else:
+            inputs[name] = from_values(name, datatype, shape, x.get("data"))
+    if at != len(body):
+        raise InvalidInput(f"The body must end with the last tensor, but {len(body) - at} bytes follow it.")
+    parameters = _mapping(document, "parameters")
+    binary = parameters.get("binary_data_output") is True
+    identity = document.get("id", "")
+    return InferRequest(identity if isinstance(identity, str) else "", inputs, _wanted(document, binary), binary)
+
+
+def _is_tensor(x: Any) -> bool:
+    return (
+        isinstance(x, dict) and isinstance(x.get("name"), str) and isinstance(x.get("datatype"), str) and "shape" in x
+    )
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _wanted(document: Mapping[str, Any], binary: bool) -> tuple[Wanted, ...]:
+    listed = document.get("outputs") or []
+    if not isinstance(listed, list) or not all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in listed):
+        raise InvalidInput("`outputs` must be a list of mappings with `name`.")
+    wanted = []
+    for x in listed:
+        parameters = _mapping(x, "parameters")
+        if parameters.get("classification"):
+            raise InvalidInput(f"The classification extension is not served (output {x['name']!r}). Sort the output.")
+        region = parameters if "shared_memory_region" in parameters else None
+        wanted.append(Wanted(x["name"], parameters.get("binary_data", binary) is True, region))
+    return tuple(wanted)
+
+
+def chosen(
+    outputs: Mapping[str, np.ndarray], wanted: Sequence[Wanted], binary: bool
+) -> list[tuple[Wanted, np.ndarray]]:
+    """The outputs that a request wants; raises `InvalidInput` for a name that does not exist."""
+    if not wanted:
+        return [(Wanted(name, binary), y) for name, y in outputs.items()]
+    for x in wanted:
+        if x.name not in outputs:
+            raise InvalidInput(f"`outputs` must be among {', '.join(outputs)}, but has {x.name!r}.")
+    return [(x, outputs[x.name]) for x in wanted]
+
+
+def encode_response(
+    request: InferRequest, model: str, version: str, outputs: Mapping[str, np.ndarray], regions: "Regions"
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and the size of its JSON if binary tensors follow it."""
+    listed, blobs = [], []
+    for x, y in chosen(outputs, request.wanted, request.binary):
+        entry: dict[str, Any] = {"name": x.name, "datatype": datatype_of(y.dtype), "shape": list(y.shape)}
+        if x.region is not None:
+            regions.write(x.region, y)
+            entry["parameters"] = {
+                key: x.region[key]
+                for key in ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+                if key in x.region
+            }
+        elif x.binary:
+            blobs.append(np.ascontiguousarray(y).tobytes())
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = y.ravel().tolist()
+        listed.append(entry)
+    document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": listed}
+    if request.id:
+        document["id"] = request.id
+    head = json.dumps(document, separators=(",", ":")).encode()
+    return (b"".join([head, *blobs]), len(head)) if blobs else (head, None)
+
+
+class Regions:
+    """Registered system shared memory; without `allowed` every use of it is refused.
+
+    A client names a region of /dev/shm, so only clients on this machine gain from it, and only those may use it.
+    """
+
+    def __init__(self, allowed: bool) -> None:
+        self._allowed = allowed
+        self._regions: dict[str, tuple[str, int, int, memoryview]] = {}
+
+    def register(self, name: str, key: Any, offset: Any, size: Any) -> None:
+        """Map `size` bytes at `offset` of the shared memory object `key`; raises `InvalidInput` if it cannot."""
+        if not self._allowed:
+            raise InvalidInput("Shared memory must be allowed by `--shared-memory`, but is not.")
+        bare = key.removeprefix("/") if isinstance(key, str) else ""
+        if not bare or "/" in bare or bare.startswith("."):
+            raise InvalidInput(f"`key` must be the name of a shared memory object, but got {key!r:.100}.")
+        if type(offset) is not int or type(size) is not int or offset < 0 or size <= 0:
+            raise InvalidInput(
+                f"`offset` and `byte_size` must be sizes in bytes, but got {offset!r:.50}, {size!r:.50}."
+            )
+        if name in self._regions:
+            raise InvalidInput(f"The region {name!r} must not be registered yet, but is.")
+        try:
+            handle = os.open(f"/dev/shm/{bare}", os.O_RDWR | os.O_NOFOLLOW)
+        except OSError as error:
+            raise InvalidInput(f"The shared memory object {bare!r:.100} must exist, but: {error.strerror}.") from None
+        try:
+            if os.fstat(handle).st_size < offset + size:
+                raise InvalidInput(f"The shared memory object {bare!r} must have {offset + size} bytes, but has fewer.")
+            memory = memoryview(mmap.mmap(handle, offset + size))[offset:]
+        finally:
+            os.close(handle)
+        self._regions[name] = (key, offset, size, memory)
+
+    def unregister(self, name: str | None) -> None:
+        """Forget a region, or all of them."""
+        if name is None:
+            self._regions.clear()
+        else:
+            self._regions.pop(name, None)
+
+    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Name, key, offset and size of the registered regions."""
+        if name is not None and name not in self._regions:
+            raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
+        return [
+            {"name": region, "key": key, "offset": offset, "byte_size": size}
+            for region, (key, offset, size, _) in self._regions.items()
+            if name in (None, region)
+        ]
+
+    def read(self, parameters: Mapping[str, Any]) -> memoryview:
+        """The bytes that a tensor's parameters name."""
+        return self._slice(parameters)
+
+    def write(self, parameters: Mapping[str, Any], array: np.ndarray) -> None:
+        """Copy an output to where its parameters say."""
+        data = self._slice(parameters)
+        if len(data) < array.nbytes:
+            raise InvalidInput(f"The region must have {array.nbytes} bytes for the output, but has {len(data)}.")
+        data[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+    def _slice(self, parameters: Mapping[str, Any]) -> memoryview:
+        name, size = parameters.get("shared_memory_region"), parameters.get("shared_memory_byte_size")
+        offset = parameters.get("shared_memory_offset", 0)
+        if name not in self._regions:
+            raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
+        memory = self._regions[str(name)][3]
+        if type(size) is not int or type(offset) is not int or offset < 0 or not 0 <= size <= len(memory) - offset:
+            raise InvalidInput(f"A tensor must lie inside its region of {len(memory)} bytes, but has {offset}, {size}.")
+        return memory[offset : offset + size]

@@ -1,0 +1,92 @@
+"""What the tests share: a small trained network on scikit-learn's digits, and small artifacts."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hasten
+from hasten.artifact import Artifact
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Two test processes share two cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_task() -> hasten.Task:
+    """A convolutional network trained in seconds, with 900 holdout images."""
+    import digits
+
+    return digits.task()
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The digits network compiled for ONNX Runtime; do not change it, copy it."""
+    graph = hasten.capture(digits_task.model, digits_task.example)
+    out = tmp_path_factory.mktemp("artifact") / "digits.hasten"
+    made: Artifact = hasten.compile(graph, digits_task, "onnxruntime", out)
+    return made
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_artifact(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Writes an artifact of one input from ONNX nodes that turn `x` into `y`."""
+
+    def make(name: str, nodes: Sequence[Any], weights: dict[str, np.ndarray], example: np.ndarray) -> Path:
+        import onnx
+        import onnxruntime as ort
+        from onnx import TensorProto, helper, numpy_helper
+
+        from hasten import artifact
+        from hasten.recipe import Recipe, make_target
+
+        shape = ["batch", *example.shape[1:]]
+        graph = helper.make_graph(
+            list(nodes),
+            name,
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(value, key) for key, value in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        compiled = tmp_path_factory.mktemp("compiled")
+        onnx.save(model, compiled / "model.onnx")
+        outputs = ort.InferenceSession(compiled / "model.onnx").run(None, {"x": example})
+        spec = {"name": "x", "dtype": str(example.dtype), "shape": [None, *example.shape[1:]]}
+        out = tmp_path_factory.mktemp("artifacts") / f"{name}.hasten"
+        artifact.write(out, compiled, Recipe((), make_target("onnxruntime")), [spec], [example], outputs)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def artifact(make_artifact: Make) -> Path:
+    """A [rows, 4] -> [rows, 3] network in ONNX Runtime."""
+    from onnx import helper
+
+    generator = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    weights = {
+        "w1": generator.normal(size=(4, 8)).astype(np.float32),
+        "w2": generator.normal(size=(8, 3)).astype(np.float32),
+    }
+    return make_artifact("tiny", nodes, weights, generator.normal(size=(4, 4)).astype(np.float32))

@@ -1,0 +1,248 @@
+"""The live engine: threads and processes, each answer checked against its own request."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hasten
+from hasten.engine.engine import Engine
+from hasten.engine.process import ProcessDied, ProcessProgram
+from hasten.engine.runner import Runner, open_artifact
+from hasten.engine.work import DeviceFailed, Limits
+from hasten.errors import HastenError, InvalidInput
+
+Program = Callable[..., tuple[np.ndarray, ...]]
+
+
+def double(x: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (x * 2, x.sum(axis=1))
+
+
+def runner(program: Program = double, lanes: int = 1, fixed: int | None = None, name: str = "test") -> Runner:
+    return Runner(name, (program,) * lanes, fixed=fixed, example=(np.ones((1, 2), np.float32),))
+
+
+def rows(count: int, start: int = 0) -> np.ndarray:
+    return np.arange(start, start + 2 * count, dtype=np.float32).reshape(count, 2)
+
+
+def right(x: np.ndarray, answer: tuple[np.ndarray, ...]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(double(x), answer, strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=30),
+    lanes=st.integers(1, 3),
+    largest=st.integers(1, 12),
+    fixed=st.sampled_from([None, 5]),
+    second=st.booleans(),
+)
+def test_every_request_gets_its_own_answer(
+    sizes: list[int], lanes: int, largest: int, fixed: int | None, second: bool
+) -> None:
+    devices = [runner(lanes=lanes), *([runner(fixed=fixed)] if second else [])]
+    with Engine(*devices, largest=largest, profile_s=0) as engine:
+        requests = [rows(size, 100 * i) for i, size in enumerate(sizes)]
+        futures = [engine.submit(x) for x in requests]
+        assert all(right(x, future.result(5)) for x, future in zip(requests, futures, strict=True))
+        assert engine.statistics()["requests"] == len(sizes)
+
+
+def test_map_keeps_order_and_looks_only_a_few_rounds_ahead() -> None:
+    drawn = 0
+
+    def source():  # type: ignore[no-untyped-def]
+        nonlocal drawn
+        for i in range(500):
+            drawn += 1
+            yield rows(3, 10 * i)
+
+    with Engine(runner(lanes=2), largest=4, profile_s=0) as engine:
+        for index, answer in enumerate(engine.map(source())):
+            assert right(rows(3, 10 * index), answer)
+            assert drawn * 3 <= (index + 1) * 3 + 3 * 8 + 3
+        assert index == 499
+
+
+def test_a_batch_that_raises_is_sent_again_one_request_at_a_time() -> None:
+    def fussy(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        if (x < 0).any():
+            raise ValueError("negative")
+        time.sleep(0.01)
+        return double(x)
+
+    with Engine(runner(fussy), largest=8, profile_s=0) as engine:
+        requests = [rows(1, i) for i in range(7)]
+        requests[3] = -requests[3] - 1
+        futures = [engine.submit(x) for x in requests]
+        for index, (x, future) in enumerate(zip(requests, futures, strict=True)):
+            if index == 3:
+                with pytest.raises(ValueError, match="negative"):
+                    future.result(5)
+            else:
+                assert right(x, future.result(5))
+
+
+def test_a_device_that_always_raises_costs_nothing_but_time() -> None:
+    def broken(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        raise RuntimeError("broken device")
+
+    with Engine(runner(broken, name="broken"), runner(), largest=4, profile_s=0) as engine:
+        requests = [rows(2, i) for i in range(50)]
+        futures = [engine.submit(x) for x in requests]
+        assert all(right(x, future.result(5)) for x, future in zip(requests, futures, strict=True))
+
+
+def test_a_stalled_device_loses_no_request() -> None:
+    release = threading.Event()
+
+    def stalls(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        release.wait(10)
+        return double(x)
+
+    limits = Limits(stall_s=0.2, stall_factor=3)
+    with Engine(runner(stalls, name="stalls"), runner(), largest=4, profile_s=0, limits=limits) as engine:
+        requests = [rows(2, i) for i in range(40)]
+        futures = [engine.submit(x) for x in requests]
+        assert all(right(x, future.result(5)) for x, future in zip(requests, futures, strict=True))
+        assert engine.statistics()["devices"][0]["state"] == "stalled"
+        assert engine.statistics()["resent"] >= 1
+        release.set()
+
+
+def test_rows_of_different_shapes_do_not_share_a_batch() -> None:
+    with Engine(runner(), largest=8, profile_s=0) as engine:
+        shapes = [(1, 2), (2, 5), (3, 2), (1, 5)] * 5
+        requests = [np.full(shape, i, np.float32) for i, shape in enumerate(shapes)]
+        futures = [engine.submit(x) for x in requests]
+        assert all(right(x, future.result(5)) for x, future in zip(requests, futures, strict=True))
+        assert engine.statistics()["resent"] == 0
+
+
+def test_close_answers_what_is_queued_and_then_refuses() -> None:
+    def slow(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        time.sleep(0.01)
+        return double(x)
+
+    engine = Engine(runner(slow), largest=1, profile_s=0)
+    futures = [engine.submit(rows(1, i)) for i in range(10)]
+    engine.close()
+    assert all(future.done() and future.exception() is None for future in futures)
+    with pytest.raises(HastenError, match="closed"):
+        engine.submit(rows(1))
+
+
+def test_an_artifact_in_threads_and_in_processes_answers_alike(artifact: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    expected = hasten.load(artifact)(x)[0]
+    for processes in (False, True):
+        with Engine(artifact, replicas=2, processes=processes, profile_s=0.05) as engine:
+            assert np.allclose(engine(x)[0], expected, atol=1e-5)
+            assert engine.inputs[0]["shape"] == [None, 4]
+
+
+def test_shared_memory_grows_and_carries_errors(artifact: Path) -> None:
+    program = ProcessProgram(artifact)
+    try:
+        for count in (1, 200_000, 3):
+            x = np.random.default_rng(count).normal(size=(count, 4)).astype(np.float32)
+            assert program(x)[0].shape == (count, 3)
+        with pytest.raises(HastenError, match="dtype float32"):
+            program(np.zeros((1, 4)))
+        assert program(np.zeros((2, 4), np.float32))[0].shape == (2, 3)
+        os.kill(program.pid, signal.SIGKILL)
+        with pytest.raises(ProcessDied):
+            program(np.zeros((1, 4), np.float32))
+    finally:
+        program.close()
+
+
+def test_a_killed_process_loses_no_request(artifact: Path) -> None:
+    expected = hasten.load(artifact)
+    processes = open_artifact(artifact, replicas=1, processes=True)
+    child = processes.lanes[0]
+    assert isinstance(child, ProcessProgram)
+    with Engine(processes, open_artifact(artifact, replicas=1), largest=4, profile_s=0) as engine:
+        generator = np.random.default_rng(0)
+        requests = [generator.normal(size=(3, 4)).astype(np.float32) for _ in range(300)]
+        futures = []
+        for index, x in enumerate(requests):
+            futures.append(engine.submit(x))
+            if index == 100:
+                os.kill(child.pid, signal.SIGKILL)
+        for x, future in zip(requests, futures, strict=True):
+            assert np.allclose(future.result(10)[0], expected(x)[0], atol=1e-5)
+        deadline = time.monotonic() + 5
+        while engine.statistics()["devices"][0]["state"] != "dead" and time.monotonic() < deadline:
+            engine(requests[0])
+        assert engine.statistics()["devices"][0]["state"] == "dead"
+
+
+def test_when_the_only_device_dies_requests_fail_clearly(artifact: Path) -> None:
+    runner = open_artifact(artifact, replicas=1, processes=True)
+    child = runner.lanes[0]
+    assert isinstance(child, ProcessProgram)
+    with Engine(runner, profile_s=0) as engine:
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises((DeviceFailed, ProcessDied)):
+            engine.submit(np.zeros((1, 4), np.float32)).result(5)
+
+
+def test_inputs_are_checked_at_the_door(artifact: Path) -> None:
+    with Engine(artifact, replicas=1, profile_s=0) as engine:
+        with pytest.raises(InvalidInput, match="must have dtype float32, but got float64"):
+            engine.submit(np.zeros((1, 4)))
+        with pytest.raises(InvalidInput, match=r"must have shape \[None, 4\]"):
+            engine.submit(np.zeros((1, 5), np.float32))
+        with pytest.raises(InvalidInput, match="at least one row"):
+            engine.submit(np.zeros((0, 4), np.float32))
+        with pytest.raises(InvalidInput, match="1 inputs"):
+            engine.submit(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32))
+    with pytest.raises(InvalidInput, match="at least one device"):
+        Engine()
+
+
+def test_loading_and_running_an_engine_imports_no_torch(artifact: Path) -> None:
+    code = (
+        "import sys, numpy as np, hasten\n"
+        "with hasten.Engine(sys.argv[1], profile_s=0) as engine:\n"
+        "    assert engine(np.zeros((2, 4), np.float32))[0].shape == (2, 3)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, timeout=60)
+
+
+def test_two_runtimes_serve_together(artifact: Path, tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    from hasten import artifact as artifacts
+    from hasten.recipe import Recipe, make_target
+
+    (tmp_path / "compiled").mkdir()
+    ov.save_model(
+        ov.convert_model(artifact / "model.onnx"), tmp_path / "compiled" / "model.xml", compress_to_fp16=False
+    )
+    example, target = np.load(artifact / "check_input_0.npy"), make_target("openvino")
+    specs = hasten.Artifact(artifact).manifest["inputs"]
+    outputs = target.load(tmp_path / "compiled")(example)
+    other = artifacts.write(
+        tmp_path / "other.hasten", tmp_path / "compiled", Recipe((), target), specs, [example], outputs
+    )
+    expected = hasten.load(artifact)
+    with Engine(artifact, other.path, replicas=2, threads=1, largest=4, profile_s=0.1) as engine:
+        assert [x["lanes"] for x in engine.statistics()["devices"]] == [2, 2]
+        x = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
+        answers = engine.map(x[i : i + 5] for i in range(0, 2000, 5))
+        assert np.allclose(np.concatenate([y for (y,) in answers]), expected(x)[0], atol=1e-4)
+        assert sum(device["rows"] for device in engine.statistics()["devices"]) == 2000
+        assert all(device["rows"] > 0 for device in engine.statistics()["devices"])

@@ -1,0 +1,151 @@
+"""What the groups are, on small networks where the answer is known."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hasten.errors import InvalidInput
+from hasten.graph.capture import capture, has_dynamic_batch, placeholders
+from hasten.graph.channels import Channels, Group, find_channels
+from hasten.graph.cost import node_costs, reach, total_macs
+from hasten.graph.surgery import remove, zero_parameters
+
+
+def channels_of(model: nn.Module, *shape: int) -> Channels:
+    torch.manual_seed(0)
+    return find_channels(capture(model, (torch.randn(2, *shape),)))
+
+
+def by_name(channels: Channels) -> dict[str, Group]:
+    return {group.name: group for group in channels.groups}
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.c(x + self.b(F.relu(x)))
+
+
+class Attention(nn.Module):
+    def __init__(self, heads: int = 3, kv: int = 3) -> None:
+        super().__init__()
+        self.heads, self.kv = heads, kv
+        self.q, self.k, self.v = nn.Linear(8, heads * 4), nn.Linear(8, kv * 4), nn.Linear(8, kv * 4)
+        self.out = nn.Linear(heads * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q = self.q(x).view(n, t, self.heads, 4).transpose(1, 2)
+        k, v = (f(x).view(n, t, self.kv, 4).transpose(1, 2) for f in (self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv != self.heads)
+        return self.out(y.transpose(1, 2).reshape(n, t, self.heads * 4))
+
+
+def test_residual_addition_ties_producers() -> None:
+    group = by_name(channels_of(Residual(), 3, 8, 8))["a"]
+    touched = {(s.parameter, s.dim) for s in group.units[2].slices}
+    assert touched == {("a.weight", 0), ("a.bias", 0), ("b.weight", 0), ("b.weight", 1), ("b.bias", 0), ("c.weight", 1)}
+    assert all(s.indices == (2,) for s in group.units[2].slices)
+    assert (group.kind, group.approximate, len(group.units)) == ("filter", False, 6)
+
+
+def test_attention_has_heads_and_head_dimensions() -> None:
+    groups = channels_of(Attention(), 6, 8).groups
+    assert {(g.kind, len(g.units)) for g in groups} == {("head", 3), ("head size", 4)}
+    head = next(g for g in groups if g.kind == "head").units[1]
+    assert {(s.parameter, s.dim): s.indices for s in head.slices}["out.weight", 1] == (4, 5, 6, 7)
+
+
+def test_grouped_queries_leave_with_their_key_head() -> None:
+    groups = channels_of(Attention(heads=4, kv=2), 6, 8).groups
+    head = next(g for g in groups if g.kind == "head").units[0]
+    sizes = {(s.parameter, s.dim): len(s.indices) for s in head.slices}
+    assert (sizes["q.weight", 0], sizes["k.weight", 0]) in {(8, 4), (4 * 2, 0)}
+
+
+def test_outputs_and_inputs_stay() -> None:
+    channels = channels_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 6)
+    assert [(g.name, len(g.units)) for g in channels.groups] == [("0", 8)]
+    assert channels.why_frozen("linear_1", 1) == {"it is an output of the model"}
+
+
+def test_normalised_residual_stream_is_approximate() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.up, self.down, self.out = (
+                nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 9), nn.Linear(9, 6), nn.Linear(6, 2),
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.out(x + self.down(F.gelu(self.up(self.norm(x)))))
+
+    assert {g.name: g.approximate for g in channels_of(Block(), 4).groups} == {"a": True, "up": False}
+
+
+def test_unknown_operator_freezes_only_what_meets_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.renorm(self.b(F.relu(self.a(x))), 2, 0, 100.0))
+
+    channels = channels_of(Net(), 4)
+    assert [g.name for g in channels.groups] == ["a"]
+    assert list(channels.uncovered.values()) == ["operator aten.renorm.default has no rule"]
+
+
+def test_removal_leaves_the_original_alone_and_keeps_the_batch_symbolic() -> None:
+    channels = channels_of(Residual(), 3, 8, 8)
+    before = {k: v.clone() for k, v in channels.graph.state_dict().items()}
+    pruned = remove(channels, channels.groups[0].units[:3])
+    assert all(torch.equal(v, before[k]) for k, v in channels.graph.state_dict().items())
+    assert pruned.state_dict()["b.weight"].shape == (3, 3, 3, 3)
+    assert has_dynamic_batch(pruned)
+    assert pruned(torch.randn(5, 3, 8, 8)).shape == (5, 4, 8, 8)
+    assert isinstance(placeholders(pruned)[0].meta["val"].shape[0], torch.SymInt)
+    shapes = {n.name: tuple(n.meta["val"].shape)[1:] for n in pruned.graph.nodes if n.op == "call_function"}
+    assert shapes["conv2d"] == (3, 8, 8)
+
+
+def test_pruned_graph_can_be_analysed_and_pruned_again() -> None:
+    channels = channels_of(Residual(), 3, 8, 8)
+    again = find_channels(remove(channels, channels.groups[0].units[:3]))
+    assert len(again.groups[0].units) == 3
+    assert remove(again, again.groups[0].units[:2]).state_dict()["a.weight"].shape[0] == 1
+
+
+def test_removing_all_units_of_a_dimension_is_refused() -> None:
+    channels = channels_of(Residual(), 3, 8, 8)
+    with pytest.raises(InvalidInput, match="at least one position"):
+        remove(channels, channels.groups[0].units)
+
+
+def test_zeroing_parameters_gives_the_same_output() -> None:
+    channels = find_channels(
+        capture(Residual().double(), (torch.randn(2, 3, 8, 8).double(),))
+    )  # fmt: skip
+    units = channels.groups[0].units[1:4]
+    x = torch.randn(2, 3, 8, 8).double()
+    torch.testing.assert_close(remove(channels, units)(x), zero_parameters(channels, units)(x), rtol=1e-9, atol=1e-12)
+
+
+def test_macs_and_bytes_of_a_convolution() -> None:
+    graph = capture(nn.Conv2d(3, 6, 3, padding=1), (torch.randn(2, 3, 8, 8),))
+    cost = node_costs(graph)["conv2d"]
+    assert cost.macs == 8 * 8 * 6 * 3 * 9
+    assert cost.size_bytes == 4 * (8 * 8 * 3 + 6 * 3 * 9 + 6 + 8 * 8 * 6)
+    assert total_macs(graph) == cost.macs
+
+
+def test_reach_leaves_out_what_the_interface_fixes() -> None:
+    found = reach(channels_of(nn.Linear(6, 3), 6))
+    assert (found.macs, found.fixed_macs, found.exact_macs) == (18, 18, 0)

@@ -1,0 +1,104 @@
+"""The certificate keeps its word: simulated many times, it rarely passes what it must not."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from hasten.measure.certificate import (
+    BCA,
+    CONSTANT,
+    EXACT,
+    certify,
+    paired_proportions_bound,
+    paired_proportions_p_value,
+    samples_needed,
+    upper_bound,
+)
+
+RUNS = 2000
+SAMPLES = 700
+
+
+def _share_passed(loss_rate: float, gain_rate: float, max_drop: float) -> float:
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(SAMPLES, [loss_rate, gain_rate, 1 - loss_rate - gain_rate], size=RUNS)
+    outcomes, counts = np.unique(draws[:, :2], axis=0, return_counts=True)
+    passed = [
+        paired_proportions_p_value(int(lost), int(gained), SAMPLES, max_drop) <= 0.05 for lost, gained in outcomes
+    ]
+    return float(counts[np.array(passed)].sum() / RUNS)
+
+
+@pytest.mark.parametrize(("loss_rate", "gain_rate"), [(0.0125, 0.0005), (0.02, 0.008), (0.05, 0.038)])
+def test_a_model_beyond_the_budget_passes_in_at_most_5_percent_of_runs(loss_rate: float, gain_rate: float) -> None:
+    assert loss_rate - gain_rate > 0.01
+    assert _share_passed(loss_rate, gain_rate, max_drop=0.01) <= 0.05
+
+
+def test_a_truly_equal_model_passes_in_most_runs() -> None:
+    assert _share_passed(0.002, 0.002, max_drop=0.01) > 0.9
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))
+@settings(deadline=None, max_examples=60)
+def test_the_bound_is_above_the_estimate_and_grows_with_losses(lost: int, gained: int, same: int) -> None:
+    n = lost + gained + same
+    if n == 0:
+        return
+    bound = paired_proportions_bound(lost, gained, n, 0.05)
+    assert bound >= (lost - gained) / n - 1e-6
+    if same:
+        assert paired_proportions_bound(lost + 1, gained, n, 0.05) >= bound - 2e-5
+
+
+def test_without_any_change_the_bound_is_the_rule_of_three() -> None:
+    # With no discordant pair the p-value is (1 - drop)^n at its worst.
+    assert paired_proportions_bound(0, 0, 1000, 0.05) == pytest.approx(1 - 0.05 ** (1 / 1000), abs=3e-5)
+
+
+def test_samples_needed_is_just_enough() -> None:
+    needed = samples_needed(0.01, 0.05)
+    assert needed == 299  # (1 - 0.01)^299 < 0.05 <= (1 - 0.01)^298
+    assert paired_proportions_bound(0, 0, needed, 0.05) <= 0.01 + 2e-5
+
+
+def test_other_scores_get_a_bootstrap_bound_that_covers() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(60):
+        drops = rng.exponential(0.02, 200) - 0.01
+        bound, method = upper_bound(np.zeros(200), -drops, 0.05)
+        assert method == BCA
+        covered += bound >= 0.01
+    # The true mean is 0.01; 95% nominal, allowed down to where chance alone rarely takes it.
+    assert covered >= stats.binom.ppf(0.001, 60, 0.93)
+
+
+def test_too_few_other_scores_certify_nothing() -> None:
+    bound, _ = upper_bound(np.linspace(0, 1, 20), np.linspace(0, 0.9, 20), 0.05)
+    assert bound == float("inf")
+
+
+def test_constant_drops_are_bounded_by_themselves() -> None:
+    bound, method = upper_bound(np.full(60, 0.9), np.full(60, 0.7), 0.05)
+    assert bound == pytest.approx(0.2)
+    assert method == CONSTANT
+
+
+def test_finalists_share_the_error() -> None:
+    baseline = np.ones(1000)
+    candidate = baseline.copy()
+    candidate[:3] = 0
+    rows = np.arange(1000)
+    alone = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows)
+    among = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows, finalists=3, share=1 / 3)
+    assert alone.method == EXACT
+    assert alone.drop == pytest.approx(0.003)
+    assert among.upper_bound > alone.upper_bound
+    assert among.confidence == pytest.approx(1 - 0.05 / 3)
+    assert alone.passed
+    assert alone.holdout_sha256 == among.holdout_sha256
+    other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows[::-1])
+    assert other.holdout_sha256 != alone.holdout_sha256

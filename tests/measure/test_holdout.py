@@ -1,0 +1,62 @@
+"""The holdout is split once, the parts never meet, and wrong loaders are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hasten.errors import InvalidInput
+from hasten.measure.holdout import store_holdout
+from hasten.task import Task
+
+
+def _task(holdout: Any, example: Any = None) -> Task:
+    return Task(nn.Linear(3, 2), example or (torch.zeros(2, 3),), holdout)
+
+
+def _batches(n: int, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = torch.arange(n * 3, dtype=torch.float32).view(n, 3)
+    return list(zip(x.split(size), torch.arange(n).split(size), strict=True))
+
+
+def test_parts_are_disjoint_cover_all_and_depend_on_the_seed(tmp_path: Path) -> None:
+    holdout = store_holdout(_task(_batches(101)), tmp_path / "a", seed=0)
+    assert sorted([*holdout.search, *holdout.certify]) == list(range(101))
+    assert len(holdout.certify) > 2 * len(holdout.search)
+    again = store_holdout(_task(_batches(101)), tmp_path / "b", seed=0)
+    other = store_holdout(_task(_batches(101)), tmp_path / "c", seed=1)
+    assert np.array_equal(holdout.certify, again.certify)
+    assert not np.array_equal(holdout.certify, other.certify)
+
+
+def test_inputs_and_targets_stay_together(tmp_path: Path) -> None:
+    holdout = store_holdout(_task(_batches(30)), tmp_path, seed=0)
+    seen = []
+    for (x,), target in holdout.batches(holdout.search, 4):
+        assert x[:, 0].tolist() == (target * 3).tolist()
+        seen += target.tolist()
+    assert seen == holdout.search.tolist()
+
+
+def test_unlabelled_holdouts_have_no_targets(tmp_path: Path) -> None:
+    assert store_holdout(_task([torch.zeros(4, 3)] * 3), tmp_path, seed=0).targets is None
+
+
+@pytest.mark.parametrize(
+    ("holdout", "message"),
+    [
+        ([], "at least 2 samples, but yielded 0"),
+        ([torch.zeros(1, 3)], "at least 2 samples, but yielded 1"),
+        ([torch.zeros(4, 5)], "shaped like `example`"),
+        ([torch.zeros(4, 3, dtype=torch.float64)], "shaped like `example`"),
+        ([torch.full((4, 3), float("nan"))], "finite inputs, but batch 0, input 0"),
+        ([(torch.zeros(4, 3), torch.zeros(4)), torch.zeros(4, 3)], "a target in every batch or in none"),
+        ([(torch.zeros(4, 3), ["a", "b", "c", "d"])], "targets as tensors"),
+    ],
+)
+def test_a_wrong_holdout_is_refused(holdout: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        store_holdout(_task(holdout), tmp_path, seed=0)

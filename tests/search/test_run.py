@@ -1,0 +1,182 @@
+"""`hasten.run` end to end on digits, and what it refuses before it searches."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hasten
+from hasten.errors import InvalidInput
+from hasten.recipe import Recipe, make_target
+from hasten.search.finals import choose_finalists, error_shares
+from hasten.search.journal import Journal
+from hasten.search.trial import Trial, front
+from hasten.task import Budget
+
+
+@pytest.fixture(scope="module")
+def result(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> hasten.Result:
+    return hasten.run(
+        digits_task, Budget(max_drop=0.02), targets=["onnxruntime"], out=tmp_path_factory.mktemp("run") / "digits"
+    )
+
+
+def test_the_best_passed_its_certificate_and_reproduces(result: hasten.Result) -> None:
+    assert result.best is not None
+    certificate = result.best.certificate
+    assert certificate is not None
+    assert certificate["passed"]
+    assert certificate["upper_bound"] <= 0.02
+    assert certificate["n"] == 675
+    assert certificate["target"] == "labels"
+    assert hasten.verify(result.best.path).deviation < 1e-5
+    assert result.best.measurements is not None
+    assert result.best.measurements["latency"]["ratio"] == max(
+        f.latency.ratio for f in result.finals if f.certificate.passed
+    )
+
+
+def test_the_certified_score_is_that_of_the_shipped_program(result: hasten.Result, digits_task: hasten.Task) -> None:
+    """Judged again from the user's side: the artifact on the raw holdout gives the scores of the run."""
+    assert result.best is not None
+    program = result.best.load()
+    images = torch.cat([x for x, _ in digits_task.holdout]).numpy()
+    labels = torch.cat([y for _, y in digits_task.holdout]).numpy()
+    order = np.random.default_rng(0).permutation(len(labels))
+    certify = np.sort(order[round(len(labels) / 4) :])
+    right = program(images[certify])[0].argmax(1) == labels[certify]
+    certificate = result.best.certificate
+    assert certificate is not None
+    assert certificate["score"] == pytest.approx(right.mean())
+
+
+def test_every_trial_is_on_record(result: hasten.Result) -> None:
+    events = Journal(result.folder / "journal.jsonl").read()
+    assert [e["event"] for e in events] == ["begin", *["trial"] * len(result.trials), "end"]
+    names = [t.name for t in result.trials]
+    assert names[0] == "eager"
+    assert any(name.startswith("quantize") for name in names)
+    assert not any(t.failure for t in result.trials)
+    assert json.loads((result.folder / "result.json").read_text())["best"] == "best.hasten"
+    assert all(t.peak_memory_bytes > 0 and t.size_bytes > 0 for t in result.trials)
+
+
+def test_the_report_names_every_trial_and_loads_nothing(result: hasten.Result) -> None:
+    page = result.report.read_text()
+    for trial in result.trials[1:]:
+        assert trial.name in page
+    assert "passed" in page
+    assert 'src="http' not in page
+    assert len(page) < 6e6
+
+
+def test_without_labels_the_original_is_the_target(digits_task: hasten.Task, tmp_path: Path) -> None:
+    blind = replace(digits_task, holdout=[x for x, _ in digits_task.holdout], train=None)
+    result = hasten.run(blind, Budget(max_drop=0.02), targets="onnxruntime", out=tmp_path / "run")
+    assert result.finals
+    for final in result.finals:
+        assert final.certificate.target == "original"
+        assert final.certificate.baseline_score == 1.0
+
+
+def test_a_target_that_answers_nonsense_is_not_certified(digits_task: hasten.Task, tmp_path: Path) -> None:
+    result = hasten.run(digits_task, Budget(max_drop=0.02), targets="null", out=tmp_path / "run")
+    assert result.best is None
+    assert "Nothing kept the budget" in result.explanation
+    assert result.trials[1].drop > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({"holdout": [(torch.rand(100, 1, 8, 8), torch.zeros(100, dtype=torch.long))]}, {}, "large enough to certify"),
+        ({"holdout": []}, {}, "at least 2 samples"),
+        ({"score": lambda y, t: (y.argmax(1) == t).float().mean()}, {}, r"shape \[N\] = \(256,\).* got shape \(\)"),
+        ({"score": lambda y, t: 1 / 0}, {}, "raised ZeroDivisionError"),
+        ({"score": lambda y, t: y[:, 0] * float("nan")}, {}, "finite numbers"),
+        ({"score": lambda y, t: [1.0]}, {}, "but got a list"),
+        ({}, {"targets": "onnxruntme"}, "Did you mean 'onnxruntime'"),
+        ({}, {"targets": ""}, "name at least one target"),
+    ],
+)
+def test_bad_input_is_refused_before_the_search(
+    digits_task: hasten.Task, tmp_path: Path, change: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        hasten.run(replace(digits_task, **change), **({"targets": "null", "out": tmp_path / "r"} | arguments))
+
+
+def test_a_folder_with_files_is_refused_and_kept(digits_task: hasten.Task, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InvalidInput, match="new or empty folder"):
+        hasten.run(digits_task, targets="null", out=tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_unwritable_folder_is_refused(digits_task: hasten.Task, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="writable folder"):
+        hasten.run(digits_task, targets="null", out=tmp_path / "file" / "run")
+
+
+class TwoOutputs(nn.Module):
+    """Fixed batch, several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.linear(x.reshape(4, 6))
+        return y, y.softmax(-1)
+
+
+def test_a_fixed_batch_and_several_outputs_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2000, 6)
+    task = hasten.Task(
+        TwoOutputs().eval(),
+        (x[:4],),
+        holdout=list(x.split(4)),
+        score=lambda output, target: (output[0].argmax(1) == target[0].argmax(1)).float(),
+    )
+    result = hasten.run(task, targets="onnxruntime", out=tmp_path / "run")
+    assert result.best is not None
+    assert result.best.manifest["inputs"][0]["shape"] == [4, 6]
+    assert len(result.best.load()(x[:4])) == 2
+
+
+def _trial(number: int, ratio: float, drop: float, changed: float) -> Trial:
+    from hasten.measure.latency import Latency
+
+    latency = Latency(1, 1.0, 1.0, 1.0, ratio, ratio, ratio, 1, 1)
+    return Trial(number, Recipe((), make_target("null")), latency=latency, score=1 - drop, drop=drop, changed=changed)
+
+
+def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
+    trials = [_trial(1, 9.0, 0.05, 0.1), _trial(2, 8.0, 0.0, 0.02), _trial(3, 7.0, 0.0, 0.02), _trial(4, 3.0, 0.0, 0.0)]
+    assert [t.number for t in choose_finalists(trials, Budget(finalists=2))] == [2, 4]
+    assert [t.number for t in choose_finalists(trials, Budget(finalists=1))] == [2]
+    assert [t.number for t in choose_finalists(trials[:3], Budget(finalists=2))] == [2, 3]
+    assert [t.number for t in front(trials)] == [1, 2]
+
+
+@pytest.mark.parametrize("finalists", [1, 2, 3, 5])
+def test_the_shares_of_the_error_sum_to_one(finalists: int) -> None:
+    shares = error_shares(finalists)
+    assert len(shares) == finalists
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0
+
+
+def test_the_journal_tolerates_a_torn_last_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("begin", {"a": 1})
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"event": "tri')
+    assert journal.read() == [{"event": "begin", "a": 1}]

@@ -1,0 +1,161 @@
+"""The harness beside the benchmarks: a tiny job through every step with two peers, and the parts that judge."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hasten.errors import InvalidInput
+from hasten_bench import contest, environments, growth, judge, registry, render, results, run_peer, tool
+from hasten_bench.contest import Settings
+from hasten_bench.workloads import workload, workloads
+
+TINY = Settings(turns=3, test_rows=100, largest_batch=2, minutes=0.1, limit_s=120)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("sklearn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HASTEN_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        known = registry.peers()
+        entrants = [(known["eager"], "fp32"), (known["onnxruntime"], "fp32"), (known["onnxruntime"], "static_int8")]
+        found = contest.run_workload(workload("digits"), entrants, TINY, lambda line: None)
+    run = results.provenance(["--quick"], TINY) | {"kind": "contest", "workloads": [found], "file": "x.json"}
+    return json.loads(json.dumps(run))
+
+
+def test_a_job_goes_through_every_step(document: dict[str, Any]) -> None:
+    rows = {f"{row['peer']}/{row['variant']}": row for row in document["workloads"][0]["rows"]}
+    assert [row["failure"] for row in rows.values()] == ["", "", ""]
+    assert rows["eager/fp32"]["latency"]["ratio"] == 1
+    # The same network in another runtime: no answer changes, and on 100 rows nothing can be proven within a point.
+    same = rows["onnxruntime/fp32"]["quality"]
+    assert same["drop"] == 0
+    assert same["keeps"]
+    assert not same["proven"]
+    assert rows["onnxruntime/static_int8"]["size_bytes"] < 0.6 * rows["onnxruntime/fp32"]["size_bytes"]
+    assert rows["onnxruntime/static_int8"]["tool"]["lines"] > rows["onnxruntime/fp32"]["tool"]["lines"] > 2
+
+
+def test_results_render_and_name_what_is_missing(document: dict[str, Any]) -> None:
+    work = render.latest([document])
+    page = render.document(work, None)
+    assert page.index("Where hasten is not the fastest") < page.index("small CNN, handwritten digits")
+    assert "hasten has no row that keeps the accuracy" in page
+    assert page.count("| ONNX Runtime |") == 2
+
+
+def _final(hasten_ms: float, peer_ms: float) -> dict[str, Any]:
+    def latency(ms: float) -> dict[str, Any]:
+        ratio = hasten_ms / ms
+        return {"median_ms": ms, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio}
+
+    timed = {"hasten/search": latency(hasten_ms), "nncf/int8": latency(peer_ms), "eager/fp32": latency(10.0)}
+    run = {"device": {"cpu": "a CPU", "cores": 2}, "command": []}
+    return {"net": "n", "title": "Net", "trained": True, "rows": [], "run": run} | {
+        "finals": {"hasten": "hasten/search", "latency": timed}
+    }
+
+
+def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
+    assert "NNCF + OpenVINO (int8) is 2.00" in render.not_fastest({"n": _final(2.0, 1.0)})[0]
+    assert render.not_fastest({"n": _final(1.0, 2.0)}) == ["Nowhere in these runs."]
+
+
+def test_headline_comes_between_the_markers_from_the_results() -> None:
+    before = f"# x\n{render.BEGIN}\nold 99x\n{render.END}\nrest"
+    after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}))
+    assert "99x" not in after
+    assert "10.0x" in after
+    assert "2.00x (NNCF + OpenVINO (int8))" in after
+    assert after.endswith("rest")
+
+
+def test_a_full_run_outranks_a_later_quick_one() -> None:
+    full = {"command": [], "started": "1", "workloads": [{"net": "n", "rows": [1]}]}
+    quick = {"command": ["--quick"], "started": "2", "workloads": [{"net": "n", "rows": [2]}]}
+    assert render.latest([full, quick])["n"]["rows"] == [1]
+
+
+def test_rendering_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="must be results"):
+        render.render(tmp_path, tmp_path)
+
+
+def test_a_failed_tool_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "peer.py"
+    path.write_text("def broken(job):\n    raise ValueError('no such layer')\n\nVARIANTS = {'broken': broken}\n")
+    peer = registry.Peer("x", "X", path, (), ("broken",), {}, ())
+    handover = type("Handover", (), {"folder": tmp_path})()
+    answer = tool.ask(peer, "broken", handover, tmp_path / "job", minutes=0.1, limit_s=60)
+    assert answer.failure == "ValueError: no such layer"
+    assert answer.program == {}
+
+
+def test_a_tool_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "peer.py"
+    path.write_text("def endless(job):\n    while True:\n        pass\n\nVARIANTS = {'endless': endless}\n")
+    peer = registry.Peer("x", "X", path, (), ("endless",), {}, ())
+    handover = type("Handover", (), {"folder": tmp_path})()
+    answer = tool.ask(peer, "endless", handover, tmp_path / "job", minutes=0.1, limit_s=1)
+    assert answer.failure == "not finished after 1 s"
+
+
+def test_what_cannot_be_installed_is_remembered_with_pips_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HASTEN_BENCH_VENVS", str(tmp_path))
+    made = []
+
+    def refuse(folder: Path, requirements: tuple[str, ...], base: Path | None, log: Path) -> str:
+        made.append(folder.name)
+        return "" if base is None else "no matching distribution"
+
+    monkeypatch.setattr(environments, "_make", refuse)
+    (tmp_path / "base" / "bin").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(environments.InstallFailed, match="no matching distribution"):
+            environments.python_for("x", ("nothing==1.0",))
+    assert made.count("x") == 1
+
+
+def test_every_variant_is_for_some_work_and_every_requirement_is_pinned() -> None:
+    for peer in registry.peers().values():
+        assert set(peer.kinds) == set(peer.variants), peer.name
+        assert set(peer.needs_rows) <= set(peer.variants), peer.name
+        assert any(peer.asked_for(w) for w in workloads().values()), peer.name
+        assert all("==" in requirement for requirement in peer.requirements), peer.name
+
+
+def test_lines_are_counted_without_comments_and_with_helpers(tmp_path: Path) -> None:
+    path = tmp_path / "peer.py"
+    path.write_text(
+        'def one(job):\n    """Text."""\n    # a remark\n    return _two(\n        1\n    )\n\n'
+        "def _two(x):\n    return x\n\ndef other(job):\n    return 3\n\nVARIANTS = {'one': one}\n"
+    )
+    assert run_peer.lines_of(run_peer.load("a_peer", path), "one") == 4
+
+
+def test_spearman_is_judged_on_pairs() -> None:
+    rng = np.random.default_rng(0)
+    original = rng.standard_normal((400, 8))
+    human = judge.pair_cosines(original)
+    kept = judge.judge(workload("minilm"), original, original, human)
+    assert (kept.value, kept.drop, kept.keeps, kept.proven) == (pytest.approx(1), 0, True, True)
+    lost = judge.judge(workload("minilm"), rng.standard_normal((400, 8)), original, human)
+    assert not lost.keeps
+    assert lost.drop_upper > lost.drop > 0.5
+
+
+def test_slopes_of_known_growth() -> None:
+    points = [
+        {"family": "cnn", "axis": "parameters", "stage": "s", "size": n, "seconds": 3 * n**1.5, "peak_bytes": 7 * n}
+        for n in (10, 100, 1000, 10000)
+    ]
+    (fit,) = growth.slopes([*points, points[0] | {"seconds": 0, "stage": "alone"}])
+    assert math.isclose(fit["seconds"]["slope"], 1.5, rel_tol=1e-6)
+    assert math.isclose(fit["peak_bytes"]["slope"], 1.0, rel_tol=1e-6)

@@ -1,0 +1,79 @@
+"""The rooms of the house: who may import whom, and how large a file may grow."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "hasten"
+FILES = sorted(SOURCE.rglob("*.py"))
+FREE = {"errors", "task", "recipe", "graph", "machine"}
+# What must be importable, and usable, where torch is not installed.
+TORCH_FREE = {"errors", "recipe", "machine", "artifact", "cli", "targets", "engine", "serve", "measure.worker"}
+LONGEST_FILE = 420  # "about 400"
+LONGEST_FUNCTION = 50  # without its docstring
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+
+
+def _imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Names of modules that a file imports, relative to hasten where they are inside it."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def _inside(path: Path) -> set[str]:
+    return {name.removeprefix("hasten.") for name in _imports(path) if name.startswith("hasten.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_imports_go_one_way(path: Path) -> None:
+    own, inside = _module(path), _inside(path)
+    room = own.split(".")[0]
+    rooms = {name.split(".")[0] for name in inside}
+    if own != "cli":
+        assert "cli" not in rooms
+    if room in FREE:
+        assert not rooms & {"techniques", "targets", "search", "measure", "report", "engine", "compiling"}
+    if room == "techniques":
+        assert not rooms & {"targets", "search", "measure", "report", "engine"}
+        assert not {n for n in inside if n.startswith("techniques.") and n != own}
+    if room == "targets":
+        assert not rooms & {"techniques", "search", "measure", "report", "engine", "compiling"}
+        assert not {n for n in inside if n.startswith("targets.") and n != own and not n.startswith("targets._")}
+    if room == "measure":
+        assert not rooms & {"techniques", "search", "report", "engine", "compiling"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_loading_needs_no_torch(path: Path) -> None:
+    own = _module(path)
+    if any(own == name or own.startswith(f"{name}.") for name in TORCH_FREE):
+        assert not {name for name in _imports(path, top_level_only=True) if name.split(".")[0] == "torch"}
+
+
+def test_the_face_is_imported_lazily() -> None:
+    import subprocess
+
+    code = "import sys, hasten, hasten.artifact, hasten.cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.body[ast.get_docstring(node) is not None].lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
