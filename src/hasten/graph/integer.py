@@ -81,13 +81,8 @@ class IntegerNet:
         """Input integers [N, in] int64 of float inputs [N, ...]."""
         inverse = np.float32(1.0 / self.input_scale)
         q = np.round(x.astype(np.float32) * inverse) + self.input_zero_point
-<<<<<<< HEAD
-        result: np.ndarray = np.clip(q, self.input_low, self.input_high).astype(np.int64).reshape(len(x), -1)
-        return result
-=======
         integers: np.ndarray = np.clip(q, self.input_low, self.input_high).astype(np.int64).reshape(len(x), -1)
         return integers
->>>>>>> main
 
     def run(self, q: np.ndarray) -> np.ndarray:
         """Output integers [N, out] int64 of input integers [N, in]."""
@@ -101,13 +96,8 @@ class IntegerNet:
 
     def dequantize(self, q: np.ndarray) -> np.ndarray:
         """Float outputs [N, out] of output integers."""
-<<<<<<< HEAD
-        result: np.ndarray = ((q - self.output_zero_point) * self.output_scale).astype(np.float32)
-        return result
-=======
         values: np.ndarray = ((q - self.output_zero_point) * self.output_scale).astype(np.float32)
         return values
->>>>>>> main
 
 
 @dataclass(frozen=True)
