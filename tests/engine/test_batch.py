@@ -70,7 +70,7 @@ def test_parquet_in_and_out(artifact: Path, tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=40)
     report = run_batch(artifact, tmp_path / "in.parquet", tmp_path / "out", parquet=True, **ENGINE)
     assert (report.rows, report.shards) == (90, 3)
-    found = [pq.read_table(part) for part in sorted((tmp_path / "out").glob("*.parquet"))]
+    found: list[Any] = [pq.read_table(part) for part in sorted((tmp_path / "out").glob("*.parquet"))]
     y = np.concatenate([t["output_0"].combine_chunks().to_numpy_ndarray() for t in found])
     assert np.allclose(y, hasten.load(artifact)(x)[0], atol=1e-5)
     with pytest.raises(InvalidInput, match="`column` must be one of id, features"):

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("uvicorn", reason="the `serve` extra is not installed")
-pytest.importorskip("grpc", reason="the `serve` extra is not installed")
-
 
 @dataclass
 class Server:
@@ -33,6 +30,8 @@ class Server:
 
 @contextlib.contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[Server]:
+    for library in ("uvicorn", "grpc", "prometheus_client"):
+        pytest.importorskip(library, reason="the `serve` extra is not installed")
     command = [sys.executable, "-m", "hasten.cli", "serve", *arguments, "--port", "0", "--grpc-port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment}

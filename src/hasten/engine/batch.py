@@ -77,7 +77,6 @@ def run_batch(
     Raises:
         InvalidInput: The input or an option breaks a rule, or `output` holds something else.
     """
-    spec = _only_input(artifact)
     shards = open_source(source, shard_rows=shard_rows, column=column)
     options = {"mean": mean, "std": std, "crop": crop, "decoder": decoder}
     _claim(output, _job(artifact, shards, parquet, {"size": size, **options}))
@@ -85,7 +84,9 @@ def run_batch(
     todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not part.exists()]
     total = _total([shard for shard, _ in todo])
     write = _write_parquet if parquet else _write_npz
-    pipeline = Pipeline([Stage("decode", _Decode(spec, size, **options), threads=decode_threads or usable_cores())])
+    pipeline = Pipeline(
+        [Stage("decode", _Decode(_only_input(artifact), size, **options), threads=decode_threads or usable_cores())]
+    )
     start, rows = time.perf_counter(), 0
     with Engine(artifact, **engine) as running:
         for part, keys, outputs in _answers(running, pipeline, todo):
