@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import re
 import resource
 import sys
 import time
@@ -73,7 +74,8 @@ def main() -> int:
         result: dict[str, Any] = {"program": program}
     except Exception as error:
         traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # some colour their messages
+        first = (plain.strip().splitlines() or [""])[0]
         result = {"failure": f"{type(error).__name__}: {first[:300]}"}
     result["tool_s"] = time.perf_counter() - started
     result["tool_peak_bytes"] = peak_bytes()
