@@ -1,4 +1,4 @@
-"""XLA on the CPU (or whatever device JAX has): a plan traced and compiled once for every batch size it meets."""
+"""XLA on the CPU: a plan traced and compiled once for every batch size it meets."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) with XNNPACK: the runtime of phones and boards, and a fast int8 one on servers' CPUs."""
+"""LiteRT (TensorFlow Lite) with XNNPACK: the runtime of phones and boards, run on this CPU, in float or fully int8."""
 
 import itertools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""XLA: the captured graph through JAX and StableHLO, compiled for the CPU (or the GPU that JAX finds) when loaded."""
+"""XLA: the captured graph through JAX and StableHLO, compiled for the CPU when loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Xla:
     package: ClassVar[str] = "jax"
 
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
-    integer: bool = option(False, "int8 products as s8 x s8 -> s32; slower than float where XLA has no kernel for it")
+    integer: bool = option(False, "int8 products as s8 x s8 -> s32 instead of float products of dequantized values")
 
     def __post_init__(self) -> None:
         check_options(self)
