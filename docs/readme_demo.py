@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hasten.report.table import latency_of
+
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 HEADERS = {
@@ -42,8 +44,8 @@ def table(result: dict[str, Any], headers: tuple[str, ...]) -> str:
     finals = {final["number"]: final for final in result["finals"]}
     rows = ["| " + " | ".join(headers) + " |", "|---|--:|--:|--:|--:|---|"]
     measured = [t for t in result["trials"] if t["latency"]]
-    for trial in sorted(measured, key=lambda t: -_latency(t, finals)["ratio"]):
-        x, final = _latency(trial, finals), finals.get(trial["number"])
+    for trial in sorted(measured, key=lambda t: -latency_of(t, finals)["ratio"]):
+        x, final = latency_of(trial, finals), finals.get(trial["number"])
         name = "original (PyTorch eager)" if trial["number"] == 0 else trial["name"]
         bound = f"{final['certificate']['upper_bound']:.4f}" if final else ""
         verdict = ("passed" if final["certificate"]["passed"] else "not certified") if final else ""
@@ -55,8 +57,8 @@ def table(result: dict[str, Any], headers: tuple[str, ...]) -> str:
 def picture(result: dict[str, Any]) -> str:
     """Times faster as bars, one for each candidate; certified ones filled green."""
     finals = {final["number"]: final for final in result["finals"]}
-    measured = sorted((t for t in result["trials"] if t["latency"]), key=lambda t: -_latency(t, finals)["ratio"])
-    longest = max(_latency(t, finals)["ratio_high"] for t in measured)
+    measured = sorted((t for t in result["trials"] if t["latency"]), key=lambda t: -latency_of(t, finals)["ratio"])
+    longest = max(latency_of(t, finals)["ratio_high"] for t in measured)
     height, label = 28, 330
     scale = (WIDTH - label - 70) / longest
     lines = [
@@ -66,7 +68,7 @@ def picture(result: dict[str, Any]) -> str:
         f'<text x="{label}" y="16" fill="#555">times faster than PyTorch eager at batch 1</text>',
     ]
     for row, trial in enumerate(measured):
-        x, y = _latency(trial, finals), 26 + row * height
+        x, y = latency_of(trial, finals), 26 + row * height
         final = finals.get(trial["number"])
         passed = final is not None and final["certificate"]["passed"]
         name = "original (PyTorch eager)" if trial["number"] == 0 else trial["name"]
@@ -79,12 +81,6 @@ def picture(result: dict[str, Any]) -> str:
             f'<text x="{label + bar + 6:.1f}" y="{y + 17}" fill="#1a1a1a">{x["ratio"]:.1f}x{note}</text>',
         ]
     return "\n".join([*lines, "</svg>\n"])
-
-
-def _latency(trial: dict[str, Any], finals: dict[int, Any]) -> dict[str, float]:
-    final = finals.get(trial["number"])
-    found: dict[str, float] = final["latency"] if final else trial["latency"]
-    return found
 
 
 if __name__ == "__main__":

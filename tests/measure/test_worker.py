@@ -67,6 +67,25 @@ def test_a_process_that_dies_is_told(compiled: Path, tmp_path: Path) -> None:
             worker.warm_up([file], 1)
 
 
+def test_an_interrupted_call_leaves_no_answer_behind(
+    compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _written(tmp_path / "x.bin", np.zeros((4, 1, 8, 8), np.float32))
+    with Worker(make_target("onnxruntime"), compiled, tmp_path / "log.txt") as worker:
+        read = worker._read_line
+        interrupts = iter([True, False])
+
+        def interrupted(limit_s: float) -> bytes | None:
+            if next(interrupts, False):
+                raise KeyboardInterrupt
+            return read(limit_s)
+
+        monkeypatch.setattr(worker, "_read_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.time_calls([file], 1, 0.01)
+        assert worker.peak_memory_bytes() > 2**20  # not the answer to the timing
+
+
 def test_a_wrong_input_is_an_error_not_a_crash(compiled: Path, tmp_path: Path) -> None:
     file = _written(tmp_path / "x.bin", np.zeros((4, 3, 8, 8), np.float32))
     with Worker(make_target("onnxruntime"), compiled, tmp_path / "log.txt") as worker:

@@ -15,6 +15,7 @@ from hasten.errors import InvalidInput
 from hasten.recipe import Recipe, make_target
 from hasten.search.finals import choose_finalists, error_shares
 from hasten.search.journal import Journal
+from hasten.search.progress import Silent
 from hasten.search.trial import Trial, front
 from hasten.task import Budget
 
@@ -89,6 +90,38 @@ def test_a_target_that_answers_nonsense_is_not_certified(digits_task: hasten.Tas
     assert result.best is None
     assert "Nothing kept the budget" in result.explanation
     assert result.trials[1].drop > 0.5
+
+
+class InterruptedAt(Silent):
+    """Presses Ctrl-C when a candidate begins."""
+
+    def __init__(self, start: str) -> None:
+        self.start, self.said = start, ""
+
+    def trying(self, what: str) -> None:
+        if what.startswith(self.start):
+            raise KeyboardInterrupt
+
+    def say(self, line: str) -> None:
+        self.said += line
+
+
+def test_ctrl_c_keeps_and_certifies_the_best_so_far(digits_task: hasten.Task, tmp_path: Path) -> None:
+    listener = InterruptedAt("quantize")
+    result = hasten.run(
+        digits_task, Budget(max_drop=0.02), targets="onnxruntime", out=tmp_path / "run", listener=listener
+    )
+    assert [t.name for t in result.trials] == ["eager", "onnxruntime"]
+    assert result.best is not None
+    assert "interrupted" in listener.said
+
+
+def test_a_deadline_that_is_over_stops_the_trials(digits_task: hasten.Task, tmp_path: Path) -> None:
+    budget = Budget(max_drop=0.02, minutes=0.001)
+    result = hasten.run(digits_task, budget, targets="onnxruntime", out=tmp_path / "run")
+    assert [t.name for t in result.trials] == ["eager"]
+    assert result.best is None
+    assert "No candidate could be measured" in result.explanation
 
 
 @pytest.mark.parametrize(

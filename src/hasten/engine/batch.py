@@ -63,58 +63,70 @@ def run_batch(
 ) -> BatchReport:
     """Run an artifact of one input over everything in `source`.
 
-    `output` becomes a folder with one `part-00000.npz` per shard: `key` [n] and `output_0` [n, ...], ...; or
-    `part-00000.parquet`. A part appears complete or not at all; a job that was stopped skips the parts that are there.
+    `output` becomes a folder with one `part-00000.npz` (or .parquet) per shard: `key` [n] and `output_0` [n, ...], ...
+    A part appears complete or not at all; a job that was stopped skips the parts that are there.
 
     Args:
-        artifact: The artifact's folder.
-        source: See `open_source`.
-        output: Folder to write; new, empty, or left by the same job.
-        shard_rows, column: See `open_source`.
-        size, mean, std, crop, decoder: See `ImageReader`.
+        artifact, source, output: Folder, see `open_source`, and a folder: new, empty, or left by the same job.
+        shard_rows, column, size, mean, std, crop, decoder: See `open_source` and `ImageReader`.
         decode_threads: Threads that decode; 0: one per core.
-        parquet: Write Parquet, one list column per output, instead of .npz.
+        parquet: Write Parquet, one column per output, instead of .npz.
         progress: Told the rows done and all rows (None: not known).
         engine: Options of `Engine`.
 
     Raises:
         InvalidInput: The input or an option breaks a rule, or `output` holds something else.
     """
-    manifest = Artifact(artifact).manifest
-    if len(manifest["inputs"]) != 1:
-        raise InvalidInput(f"A batch job must have a model of 1 input, but {artifact} has {len(manifest['inputs'])}.")
-    spec = manifest["inputs"][0]
+    spec = _only_input(artifact)
     shards = open_source(source, shard_rows=shard_rows, column=column)
-    decode = _Decode(spec, size=size, mean=mean, std=std, crop=crop, decoder=decoder)
-    job = {
-        "artifact_sha256": hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest(),
-        "shards": [shard.name for shard in shards],
-        "rows": [shard.rows for shard in shards],
-        "decode": {"size": size, "mean": list(mean), "std": list(std), "crop": crop, "decoder": decoder},
-        "parquet": parquet,
-    }
-    write = _write_parquet if parquet else _write_npz
-    suffix = "parquet" if parquet else "npz"
-    _claim(output, job)
-    parts = [output / f"part-{index:05}.{suffix}" for index in range(len(shards))]
+    options = {"mean": mean, "std": std, "crop": crop, "decoder": decoder}
+    _claim(output, _job(artifact, shards, parquet, {"size": size, **options}))
+    parts = [output / f"part-{index:05}.{'parquet' if parquet else 'npz'}" for index in range(len(shards))]
     todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not part.exists()]
-    total = None if any(shard.rows is None for shard, _ in todo) else sum(shard.rows or 0 for shard, _ in todo)
-    start = time.perf_counter()
+    total = _total([shard for shard, _ in todo])
+    write = _write_parquet if parquet else _write_npz
+    pipeline = Pipeline([Stage("decode", _Decode(spec, size, **options), threads=decode_threads or usable_cores())])
+    start, rows = time.perf_counter(), 0
     with Engine(artifact, **engine) as running:
-        started = time.perf_counter()
-        pipeline = Pipeline([Stage("decode", decode, threads=decode_threads or usable_cores())])
-        rows = 0
         for part, keys, outputs in _answers(running, pipeline, todo):
             write(part, keys, outputs)
             rows += len(keys)
             progress(rows, total)
-        elapsed = time.perf_counter() - started
-        use = {"decode": pipeline.use()[0].utilisation if todo else 0.0}
-        for device in running.statistics()["devices"]:
-            use[device["name"]] = device["busy_s"] / device["lanes"] / max(elapsed, 1e-9)
-    return BatchReport(
-        rows, len(todo), len(shards) - len(todo), time.perf_counter() - start, use, max(use, key=lambda x: use[x])
-    )
+        use = _use(pipeline, running)
+    seconds = time.perf_counter() - start
+    return BatchReport(rows, len(todo), len(shards) - len(todo), seconds, use, max(use, key=lambda name: use[name]))
+
+
+def _total(shards: Sequence[Shard]) -> int | None:
+    """Rows of all shards; None where one does not know."""
+    return None if any(shard.rows is None for shard in shards) else sum(shard.rows or 0 for shard in shards)
+
+
+def _use(pipeline: Pipeline, engine: Engine) -> dict[str, float]:
+    """Utilisation of the decoders and of every device, between 0 and 1."""
+    use = {stage.name: stage.utilisation for stage in pipeline.use()}
+    return use | {device["name"]: device["utilisation"] for device in engine.statistics()["devices"]}
+
+
+def _only_input(artifact: Path) -> dict[str, Any]:
+    inputs = Artifact(artifact).manifest["inputs"]
+    if len(inputs) != 1:
+        raise InvalidInput(f"A batch job must have a model of 1 input, but {artifact} has {len(inputs)}.")
+    spec: dict[str, Any] = inputs[0]
+    return spec
+
+
+def _job(artifact: Path, shards: Sequence[Shard], parquet: bool, decode: dict[str, Any]) -> dict[str, Any]:
+    """What decides the output, as JSON gives it back."""
+    job = {
+        "artifact_sha256": hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest(),
+        "shards": [shard.name for shard in shards],
+        "rows": [shard.rows for shard in shards],
+        "decode": decode,
+        "parquet": parquet,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(job))
+    return plain
 
 
 class _Decode:

@@ -81,28 +81,11 @@ def open_artifact(
     # Replicas that share cores slow each other down when their idle threads spin.
     options = {"threads": threads} | ({"spinning": False} if replicas * threads > 1 else {})
     folder, manifest = Path(path), Artifact(Path(path)).manifest
-    close: Callable[[], None] = _nothing
-    if processes:
-        from hasten.engine.process import ProcessProgram
-
-        children = [ProcessProgram(folder, options) for _ in range(replicas)]
-        lanes: list[Program] = list(children)
-
-        def close() -> None:
-            for child in children:
-                child.close()
-    else:
-        first = load(folder, options=options)
-        more = replicas - 1
-        lanes = (
-            [first] * replicas
-            if _shareable(manifest)
-            else [first, *(load(folder, options=options) for _ in range(more))]
-        )
+    lanes, close = _lanes(folder, manifest, options, replicas, processes)
     batches = {x["shape"][0] for x in manifest["inputs"]}
     runner = Runner(
         name=f"{folder.stem} ({manifest['target']['name']}, {replicas} x {threads} threads)",
-        lanes=tuple(lanes),
+        lanes=lanes,
         inputs=tuple(manifest["inputs"]),
         outputs=tuple(manifest["outputs"]),
         fixed=next((x for x in batches if x is not None), None),
@@ -113,6 +96,25 @@ def open_artifact(
     )
     runner.warm_up()
     return runner
+
+
+def _lanes(
+    folder: Path, manifest: dict[str, Any], options: dict[str, Any], replicas: int, processes: bool
+) -> tuple[tuple[Program, ...], Callable[[], None]]:
+    """`replicas` programs, and what ends them."""
+    if processes:
+        from hasten.engine.process import ProcessProgram
+
+        children = [ProcessProgram(folder, options) for _ in range(replicas)]
+
+        def close() -> None:
+            for child in children:
+                child.close()
+
+        return tuple(children), close
+    first = load(folder, options=options)
+    rest = [first if _shareable(manifest) else load(folder, options=options) for _ in range(replicas - 1)]
+    return (first, *rest), _nothing
 
 
 def _nothing() -> None:

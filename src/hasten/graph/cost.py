@@ -12,6 +12,7 @@ from hasten.graph.channels import Channels, attribute
 from hasten.graph.rules.call import arguments, shapes_of
 
 _INTERFACE = {"it is an input of the model", "it is an output of the model", "it has one position"}
+_NEVER_CHANNELS = {"it is not a channel dimension", "its size is symbolic", "attention normalises over it"}
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,14 @@ def reach(channels: Channels) -> Reach:
             counts["exact"] += macs
         elif units & inexact:
             counts["approximate"] += macs
-        elif all(reasons[p] & _INTERFACE for a in axes if a.size > 1 for p in a.positions if not a.is_frozen):
+        elif all(_given(reasons[p]) for a in axes if not a.is_frozen for p in a.positions):
             counts["fixed"] += macs
     return Reach(counts["all"], counts["fixed"], counts["exact"], counts["approximate"])
+
+
+def _given(reasons: frozenset[str]) -> bool:
+    """Whether a frozen position is so because of the model's inputs or outputs, or is no channel at all."""
+    return bool(reasons & _INTERFACE) or (bool(reasons) and reasons <= _NEVER_CHANNELS)
 
 
 def _flat(axes: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import resource
+import selectors
 import subprocess
 import sys
 import time
@@ -110,22 +111,22 @@ class Worker:
         self.close()
 
     def _call(self, limit_s: float, **message: Any) -> dict[str, Any]:
-        import selectors
-
         process, name = self._process, name_of(self.target)
         assert process.stdin is not None
-        assert process.stdout is not None
         try:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
         except OSError as error:
             raise ProgramFailed(f"{name}: its process ended early ({self._last_words()}).") from error
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            if not selector.select(limit_s):
-                process.kill()
-                raise ProgramFailed(f"{name}: no answer to {message['command']!r} within {limit_s:.0f} s.")
-        line = process.stdout.readline()
+        try:
+            line = self._read_line(limit_s)
+        except KeyboardInterrupt:
+            # Whoever uses this program next must not read the answer to this question.
+            self._read_line(limit_s)
+            raise
+        if line is None:
+            process.kill()
+            raise ProgramFailed(f"{name}: no answer to {message['command']!r} within {limit_s:.0f} s.")
         if not line:
             process.wait()
             raise ProgramFailed(f"{name}: its process ended with {process.returncode} ({self._last_words()}).")
@@ -133,6 +134,14 @@ class Worker:
         if "error" in answer:
             raise ProgramFailed(f"{name}: {answer['error']}")
         return answer
+
+    def _read_line(self, limit_s: float) -> bytes | None:
+        """The child's next line; empty if it ended, None if it said nothing for `limit_s`."""
+        pipe = self._process.stdout
+        assert pipe is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            return pipe.readline() if selector.select(limit_s) else None
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []

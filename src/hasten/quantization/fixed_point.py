@@ -30,4 +30,5 @@ def round_shift(values: np.ndarray, shift: int) -> np.ndarray:
     floor = values >> shift
     rest = values - (floor << shift)
     half = np.int64(1) << (shift - 1)
-    return floor + ((rest > half) | ((rest == half) & (floor & 1 == 1)))
+    rounded: np.ndarray = floor + ((rest > half) | ((rest == half) & (floor & 1 == 1)))
+    return rounded

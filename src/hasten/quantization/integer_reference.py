@@ -59,12 +59,13 @@ class Sum:
         """Integers of the sum in another scale."""
         factors, shift = multipliers(*(np.asarray(own, np.float64) / scale for _, own in self.terms))
         total = sum(values * m for (values, _), m in zip(self.terms, factors, strict=True))
-        q = round_shift(np.asarray(total), shift) + zero_point
+        q: np.ndarray = round_shift(np.asarray(total), shift) + zero_point
         if np.isfinite(self.low):
             low = max(low, round(self.low / scale) + zero_point)
         if np.isfinite(self.high):
             high = min(high, round(self.high / scale) + zero_point)
-        return np.clip(q, low, high)
+        clipped: np.ndarray = np.clip(q, low, high)
+        return clipped
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class _Executor(Interpreter):
             if n.op != "call_function":
                 return super().run_node(n)
             args = self.map_nodes_to_values(n.args, n)
-            result = self._quantization(n, args)
+            result: Integers | Sum | None = self._quantization(n, args)
             if result is None:
                 result = _in_integers(n, args)
             if result is not None:
@@ -158,7 +159,7 @@ class _Executor(Interpreter):
             q = np.clip(np.rint(value.numpy() / np.float32(scale)) + zero, low, high).astype(np.int64)
         if self._given is not None:
             q = self._compare(n, q)
-        return Integers(q, np.float64(scale), zero)
+        return Integers(q, np.array(scale, np.float64), zero)
 
     def _compare(self, n: Node, q: np.ndarray) -> np.ndarray:
         assert self._given is not None
@@ -190,7 +191,7 @@ def _in_integers(n: Node, args: Any) -> Integers | Sum | None:
         return replace(first, q=np.pad(first.q, widths, constant_values=first.zero_point))
     if n.target in operators.VALUE_PRESERVING:
         # Choosing is the same on integers; float64 holds them exactly.
-        chosen = n.target(torch.from_numpy(first.q).double(), *args[1:], **n.kwargs)  # type: ignore[operator]
+        chosen = n.target(torch.from_numpy(first.q).double(), *args[1:], **n.kwargs)
         return replace(first, q=chosen.numpy().astype(np.int64))
     return None
 
@@ -202,7 +203,8 @@ def _clamp(n: Node, args: Any, value: Sum) -> Sum | None:
     if name == "relu6":
         return replace(value, low=max(value.low, 0.0), high=min(value.high, 6.0))
     if name in ("hardtanh", "clamp"):
-        low, high = (*args[1:3], *((-1.0, 1.0) if name == "hardtanh" else (None, None))[len(args) - 1 :])
+        default = 1.0 if name == "hardtanh" else None
+        low, high = _argument(args, 1, default and -default), _argument(args, 2, default)
         return replace(
             value,
             low=value.low if low is None else max(value.low, low),
@@ -217,7 +219,7 @@ def _layer(n: Node, args: Any) -> Sum | None:
     bias = args[2] if len(args) > 2 else None
     if bias is not None and not isinstance(bias, Integers):
         return None
-    sums = _LAYERS[n.target](x.centered(), weight.q, args)  # type: ignore[index]
+    sums = _LAYERS[n.target](x.centered(), weight.q, args)
     channel = 1 if n.target in operators.CONVOLUTIONS else sums.ndim - 1
     shape = [-1 if dim == channel else 1 for dim in range(sums.ndim)]
     if bias is not None:
@@ -228,15 +230,15 @@ def _layer(n: Node, args: Any) -> Sum | None:
 
 
 def _conv2d(x: np.ndarray, weight: np.ndarray, args: Any) -> np.ndarray:
-    stride, padding, dilation, groups = (*args[3:7], *([1, 1], [0, 0], [1, 1], 1)[max(len(args) - 3, 0) :])
-    (sy, sx), (py, px), (dy, dx) = ((list(v) * 2)[:2] for v in (stride, padding, dilation))
+    (sy, sx), (py, px), (dy, dx) = ((list(_argument(args, 3 + i, [d])) * 2)[:2] for i, d in enumerate((1, 0, 1)))
+    groups = _argument(args, 6, 1)
     x = np.pad(x, ((0, 0), (0, 0), (py, py), (px, px)))
     height, width = (weight.shape[2] - 1) * dy + 1, (weight.shape[3] - 1) * dx + 1
     windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), (2, 3))[:, :, ::sy, ::sx, ::dy, ::dx]
     batch, channels, rows, columns = windows.shape[:4]
     windows = windows.reshape(batch, groups, channels // groups, rows, columns, *weight.shape[2:])
     kernels = weight.reshape(groups, -1, *weight.shape[1:])
-    sums = np.einsum("bgcyxhw,gochw->bgoyx", windows, kernels, optimize=True)
+    sums: np.ndarray = np.einsum("bgcyxhw,gochw->bgoyx", windows, kernels, optimize=True)
     return sums.reshape(batch, -1, rows, columns)
 
 
@@ -249,6 +251,10 @@ _LAYERS: dict[Any, Callable[[np.ndarray, np.ndarray, Any], np.ndarray]] = {
     aten.conv2d.default: _conv2d,
     aten.linear.default: _linear,
 }
+
+
+def _argument(args: Any, position: int, default: Any) -> Any:
+    return args[position] if len(args) > position else default
 
 
 def _as_float(value: Any) -> Any:

@@ -75,10 +75,7 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
 
 def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
     """A copy of a graph in inference form with an observer at every tensor that becomes integer."""
-    names = {node.name for node in graph.graph.nodes}
-    for name in scheme.keep_float:
-        if name not in names:
-            raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
+    check_names(graph, scheme.keep_float)
     symmetric = scheme.placement.zero_point == "middle"
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
     activation = QuantizationSpec(torch.uint8, OBSERVERS[scheme.observer], 0, 255, qscheme)
@@ -90,6 +87,14 @@ def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
     if not any(isinstance(module, ObserverBase) for module in prepared.modules()):
         raise Unsupported("The graph has no convolution, linear layer or product that can run on integers.")
     return prepared
+
+
+def check_names(graph: GraphModule, keep_float: tuple[str, ...]) -> None:
+    """Raise `Unsupported` if `keep_float` names a node that `graph` does not have."""
+    names = {node.name for node in graph.graph.nodes}
+    for name in keep_float:
+        if name not in names:
+            raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
 
 
 def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:

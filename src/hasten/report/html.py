@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from hasten.errors import InvalidInput
+from hasten.report.table import latency_of
 
 
 def write_report(folder: Path) -> Path:
@@ -39,7 +40,8 @@ def write_report(folder: Path) -> Path:
 def _front_chart(result: dict[str, Any]) -> go.Figure:
     """Score against latency for every measured trial; certified finalists are marked."""
     passed = {f["number"] for f in result["finals"] if f["certificate"]["passed"]}
-    measured = [t for t in result["trials"] if t["latency"]]
+    finals = {final["number"]: final for final in result["finals"]}
+    measured = [t | {"latency": latency_of(t, finals)} for t in result["trials"] if t["latency"]]
     groups = (
         ("original", "diamond", [t for t in measured if t["number"] == 0]),
         ("certified", "star", [t for t in measured if t["number"] in passed]),

@@ -15,7 +15,7 @@ def result_table(result: dict[str, Any]) -> Table:
     )
     for header, justify in _COLUMNS:
         table.add_column(header, justify=justify)
-    for trial in sorted(result["trials"], key=lambda t: -_latency(t, finals)["ratio"]):
+    for trial in sorted(result["trials"], key=lambda t: -latency_of(t, finals)["ratio"]):
         table.add_row(*_row(trial, finals), style="bold green" if trial["number"] == best else None)
     return table
 
@@ -36,7 +36,7 @@ def _row(trial: dict[str, Any], finals: dict[int, Any]) -> list[str]:
     name = "original (eager)" if trial["number"] == 0 else trial["name"]
     if trial["failure"]:
         return [name, "", "", "", "", "", "", f"failed: {trial['failure'][:60]}"]
-    latency, final = _latency(trial, finals), finals.get(trial["number"])
+    latency, final = latency_of(trial, finals), finals.get(trial["number"])
     bound = f"{final['certificate']['upper_bound']:.4f}" if final else ""
     verdict = ("passed" if final["certificate"]["passed"] else "not certified") if final else ""
     return [
@@ -51,7 +51,7 @@ def _row(trial: dict[str, Any], finals: dict[int, Any]) -> list[str]:
     ]
 
 
-def _latency(trial: dict[str, Any], finals: dict[int, Any]) -> dict[str, float]:
+def latency_of(trial: dict[str, Any], finals: dict[int, Any]) -> dict[str, float]:
     """The final timing where there is one, else the trial's own; a failure sorts last."""
     final = finals.get(trial["number"])
     found: dict[str, float] = final["latency"] if final else trial["latency"] or {"ratio": 0.0}

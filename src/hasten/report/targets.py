@@ -62,8 +62,8 @@ def _measured(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Measured",
         "",
-        f"{found['network']}. {found['machine']}. Times are ratios to eager PyTorch, batch 1, measured in turns in one "
-        "run; errors are relative to the largest output of the graph.",
+        f"{found['network']}. {found['machine']}. Times, where there are any, are ratios to eager PyTorch at batch 1, "
+        "measured in turns in one run; errors are relative to the largest output of the graph.",
         "",
         "| target | evidence | times faster than eager [95%] | largest error | what its report says |",
         "|---|---|---|---|---|",

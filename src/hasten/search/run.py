@@ -157,8 +157,8 @@ def _search(
             listener.say(f"deadline near: {len(recipes) - number + 1} recipes not tried")
             break
         begin = time.perf_counter()
-        listener.trying(Trial(number, recipe).name)
         try:
+            listener.trying(Trial(number, recipe).name)
             trial = bench.try_recipe(number, recipe)
         except KeyboardInterrupt:
             listener.say("interrupted: certifying the best so far (Ctrl-C again to stop at once)")

@@ -41,12 +41,8 @@ def serve_command(
     from hasten.serve.models import ServeLimits
     from hasten.serve.run import ServeOptions, api_key_from, parse_entries, serve
 
-    limits = ServeLimits(
-        bound_s=None if bound_ms is None else bound_ms / 1e3,
-        timeout_s=timeout_s,
-        queue_rows=queue_rows,
-        body_bytes=int(body_mb * 2**20),
-    )
+    bound_s = None if bound_ms is None else bound_ms / 1e3
+    limits = ServeLimits(bound_s, timeout_s, queue_rows, int(body_mb * 2**20))
     options = ServeOptions(
         host=host,
         port=port,

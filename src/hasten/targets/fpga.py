@@ -30,10 +30,8 @@ class Fpga:
         "what checks the logic against the integers: the Verilog in Verilator, or da4ml's own interpreter alone",
         choices=("verilator", "interpreter"),
     )
-    synthesis: Literal["none", "xilinx", "ecp5"] = option(
-        "none",
-        "count cells by yosys for UltraScale+ or ECP5; ecp5 also places and routes for a clock; minutes",
-        choices=("none", "xilinx", "ecp5"),
+    synthesis: Literal["none", "xilinx"] = option(
+        "none", "count cells by yosys for UltraScale+, without placing and routing; minutes", choices=("none", "xilinx")
     )
     samples: int = option(256, "calibration samples that the logic is checked on", low=1)
 

@@ -1,0 +1,39 @@
+"""The generated page of targets, and that only what is timed may compete for speed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hasten.errors import InvalidInput
+from hasten.recipe import targets
+from hasten.report.targets import targets_page
+from hasten.search.space import usable_targets
+
+
+def test_the_page_has_every_target_and_says_what_its_measurements_are() -> None:
+    page = targets_page()
+    for name, part in targets().items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert part.evidence in row
+    assert "## Measured" not in page
+
+
+def test_measured_rows_are_shown_with_what_was_not_timed(tmp_path: Path) -> None:
+    rows = [
+        {"target": "a", "evidence": "timed", "ratio": 2.0, "low": 1.5, "high": 2.5, "error": 1e-7},
+        {"target": "b", "evidence": "estimated", "error": 0.01, "report": "hbm_bytes 5"},
+        {"target": "c", "evidence": "timed", "failure": "needs: x"},
+    ]
+    (tmp_path / "m.json").write_text(json.dumps({"network": "N", "machine": "M", "rows": rows}))
+    page = targets_page(tmp_path / "m.json")
+    assert "| a | timed | 2.00 [1.50, 2.50] | 1.0e-07 |" in page
+    assert "| b | estimated | not timed | 1.0e-02 | hbm_bytes 5 |" in page
+    assert "| c | timed | not timed | needs: x |" in page
+
+
+def test_what_is_not_timed_cannot_compete_for_speed() -> None:
+    with pytest.raises(InvalidInput, match=r"tpu is estimated.*hasten apply"):
+        usable_targets("tpu")
+    usable, missing = usable_targets("auto")
+    assert not {"tpu", "fpga"} & (set(usable) | set(missing))
