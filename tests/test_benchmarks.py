@@ -62,7 +62,7 @@ def _final(hasten_ms: float, peer_ms: float) -> dict[str, Any]:
 
 
 def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
-    assert "NNCF + OpenVINO (int8) is 2.00" in render.not_fastest({"n": _final(2.0, 1.0)})[0]
+    assert "NNCF + OpenVINO, int8 is 2.00" in render.not_fastest({"n": _final(2.0, 1.0)})[0]
     assert render.not_fastest({"n": _final(1.0, 2.0)}) == ["Nowhere in these runs."]
 
 
@@ -71,8 +71,14 @@ def test_headline_comes_between_the_markers_from_the_results() -> None:
     after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}))
     assert "99x" not in after
     assert "10.0x" in after
-    assert "2.00x (NNCF + OpenVINO (int8))" in after
+    assert "2.00x (NNCF + OpenVINO, int8)" in after
     assert after.endswith("rest")
+
+
+def test_a_busy_machine_is_said_beside_the_numbers() -> None:
+    item = _final(1.0, 2.0)
+    assert "busy" not in render.headline({"n": item | {"load_average_before": [0.3, 0, 0]}})
+    assert "busy" in render.headline({"n": item | {"load_average_before": [7.0, 0, 0]}})
 
 
 def test_a_full_run_outranks_a_later_quick_one() -> None:

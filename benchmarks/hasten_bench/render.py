@@ -11,6 +11,7 @@ from hasten_bench.material import REPOSITORY
 from hasten_bench.registry import peers
 
 BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+BUSY = 0.5
 REASONS = Path(__file__).with_name("reasons.toml")
 
 
@@ -109,9 +110,8 @@ def section(item: dict[str, Any]) -> list[str]:
     parts = [f"## {item['title']}"]
     if "skipped" in item:
         return [*parts, f"Skipped: {item['skipped']}."]
-    load = item.get("load_average_before", [0])[0]
     cores = run["device"]["cores"]
-    rough = f" **The machine was busy (load {load} on {cores} cores): these timings are rough.**" if load > 0.5 else ""
+    rough = f" **The machine was busy (load {load_of(item)}): these timings are rough.**" if is_rough(item) else ""
     kind = "a quick run" if is_quick(run) else "a full run"
     parts.append(
         f"{run['device']['cpu']}, {cores} cores, {run['started'][:10]}, commit `{run['commit'][:10]}`, {kind} "
@@ -130,6 +130,16 @@ def section(item: dict[str, Any]) -> list[str]:
         "lines",
     ]
     return [*parts, table(head, [_row(item, row) for row in _sorted(item["rows"])])]
+
+
+def load_of(item: dict[str, Any]) -> float:
+    """Processes that wanted a core in the minute before a network was begun."""
+    return float(item.get("load_average_before", [0.0])[0])
+
+
+def is_rough(item: dict[str, Any]) -> bool:
+    """Whether others used the machine noticeably."""
+    return load_of(item) > BUSY
 
 
 def _quality_head(item: dict[str, Any]) -> list[str]:
@@ -208,18 +218,16 @@ def headline(work: dict[str, dict[str, Any]]) -> str:
         ])  # fmt: skip
     if not rows:
         return "No measurements yet."
-    notes = sorted({
-        f"{item['run']['device']['cpu']}, {item['run']['device']['cores']} cores" for item in work.values()
-    })  # fmt: skip
+    shown = [item for item in work.values() if item["trained"] and item.get("finals")]
+    devices = sorted({f"{item['run']['device']['cpu']}, {item['run']['device']['cores']} cores" for item in shown})
+    rough = " Taken on a busy machine: rough." if any(map(is_rough, shown)) else ""
     head = [
         "network",
         "hasten's fastest",
         "speed against PyTorch eager",
         "against the fastest peer that keeps accuracy",
     ]
-    text = (
-        f"Batch 1, {'; '.join(notes)}. All rows, intervals and circumstances: [docs/benchmarks.md](docs/benchmarks.md)."
-    )
+    text = f"Batch 1, {'; '.join(devices)}.{rough} All rows and intervals: [docs/benchmarks.md](docs/benchmarks.md)."
     return f"{table(head, rows)}\n\n{text}"
 
 
@@ -242,7 +250,7 @@ def _ranked(final: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def _label(name: str) -> str:
     peer, _, variant = name.partition("/")
     known = peers()
-    return f"{known[peer].title if peer in known else peer} ({variant})"
+    return f"{known[peer].title if peer in known else peer}, {variant}"
 
 
 def _ratio(latency: dict[str, Any]) -> str:
