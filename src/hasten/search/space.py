@@ -60,7 +60,13 @@ def variants(part: type[Any]) -> list[Any]:
 def post_training(usable: dict[str, type[Target]]) -> list[Recipe]:
     """Recipes that need no training: every target at every precision, then quantized as its kernels want it."""
     floats = [Recipe((), target) for part in usable.values() for target in variants(part) if not target.missing()]
-    quantized = [Recipe(steps, part()) for part in usable.values() for steps in _quantizers(part)]
+    quantized = [
+        Recipe(steps, target)
+        for part in usable.values()
+        for steps in _quantizers(part)
+        for target in variants(part)  # what stays in float runs at the target's precision
+        if not target.missing()
+    ]
     original = Recipe((), make_target(BASELINE))
     return [recipe for recipe in floats + quantized if recipe != original]
 
