@@ -32,6 +32,11 @@ def test_run_report_verify_bench_and_apply_on_digits(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "outputs reproduced" in done.stdout
 
+    done = hasten("verify", str(best), "--task", task)
+    assert done.returncode == 0, done.stderr
+    certificate = json.loads((best / "certificate.json").read_text())
+    assert f"on {certificate['n']} certifying samples the drop is {certificate['drop']:.4f}" in done.stdout
+
     done = hasten("report", str(run))
     assert done.returncode == 0, done.stderr
     assert "original (eager)" in done.stdout

@@ -90,14 +90,27 @@ def apply_command(
 @app.command("verify")
 def verify_command(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+    task: Annotated[str | None, typer.Option(help="Certify again on the holdout of this task.")] = None,
 ) -> None:
-    """Re-check hashes, reload, rerun the stored inputs and compare the outputs."""
+    """Re-check hashes, reload, rerun the stored inputs and compare the outputs; with --task, certify again."""
     from hasten.artifact import verify
 
     found = verify(artifact)
     typer.echo(
         f"{artifact}: {found.files} files unchanged, outputs reproduced (largest deviation {found.deviation:.2e})"
     )
+    if task is None:
+        return
+    from hasten.search.recertify import recertify
+    from hasten.taskfile import load_task
+
+    again = recertify(artifact, load_task(task))
+    typer.echo(
+        f"on {again.n} certifying samples the drop is {again.drop:.4f}, at most {again.upper_bound:.4f} with "
+        f"{again.confidence:.1%} confidence: {'passed' if again.passed else 'not certified'}"
+    )
+    if not again.passed:
+        raise typer.Exit(1)
 
 
 @app.command("bench")

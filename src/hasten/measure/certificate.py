@@ -40,6 +40,7 @@ class Certificate:
         holdout_sha256: SHA-256 of the certifying sample indices.
         passed: `upper_bound <= max_drop`.
         target: "labels", or "original" when the score is the agreement with the original model.
+        seed: Decided which samples certify.
     """
 
     n: int
@@ -55,6 +56,7 @@ class Certificate:
     holdout_sha256: str
     passed: bool
     target: str
+    seed: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -71,6 +73,7 @@ def certify(
     finalists: int = 1,
     share: float = 1.0,
     target: str = "labels",
+    seed: int = 0,
 ) -> Certificate:
     """Test that the mean of `candidate` is at most `max_drop` below that of `baseline`.
 
@@ -84,6 +87,7 @@ def certify(
         share: This candidate's share of the family's error; the shares of all finalists sum to at most 1 (weighted
             Bonferroni).
         target: What the scores compare with.
+        seed: Decided which samples these are, for the record.
     """
     level = (1 - confidence) * share
     upper, method = upper_bound(baseline, candidate, level)
@@ -102,6 +106,7 @@ def certify(
         holdout_sha256=hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").data).hexdigest(),
         passed=upper <= max_drop,
         target=target,
+        seed=seed,
     )
 
 

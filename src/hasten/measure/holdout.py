@@ -30,12 +30,14 @@ class Holdout:
         targets: Per-sample targets, a pytree of tensors [n, ...]; None without labels.
         search: Row numbers of the part that steers the search, ascending.
         certify: Row numbers of the part that only certifies, ascending.
+        seed: Decided the parts.
     """
 
     inputs: list[ArrayFile]
     targets: Any
     search: np.ndarray
     certify: np.ndarray
+    seed: int
 
     def __len__(self) -> int:
         return self.inputs[0].shape[0]
@@ -95,7 +97,7 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
         )
     order = np.random.default_rng(seed).permutation(count)
     cut = max(1, round(len(order) * SEARCH_SHARE))
-    return Holdout(files, _join(targets), np.sort(order[:cut]), np.sort(order[cut:]))
+    return Holdout(files, _join(targets), np.sort(order[:cut]), np.sort(order[cut:]), seed)
 
 
 def _check_like_example(inputs: Inputs, example: Inputs, number: int) -> None:

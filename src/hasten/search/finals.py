@@ -83,4 +83,5 @@ def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalis
         share=share,
         indices=rows,
         target="original" if bench.unlabelled else "labels",
+        seed=bench.holdout.seed,
     )

@@ -1,0 +1,51 @@
+"""Judge a shipped artifact again on the task it was made for: `hasten verify ARTIFACT --task TASK`."""
+
+import tempfile
+from pathlib import Path
+
+from hasten.artifact import Artifact
+from hasten.errors import InvalidInput
+from hasten.graph.capture import capture
+from hasten.measure.certificate import Certificate, certify
+from hasten.measure.holdout import store_holdout
+from hasten.measure.worker import Worker
+from hasten.recipe import make_target
+from hasten.search.bench import Bench
+from hasten.task import Task
+
+
+def recertify(path: Path, task: Task) -> Certificate:
+    """The certificate of an artifact, made anew from its program and the task's data.
+
+    Raises:
+        InvalidInput: The artifact has no certificate, or the task's holdout is not the one it was certified on.
+    """
+    artifact = Artifact(path)
+    stored, target = artifact.certificate, artifact.manifest["target"]
+    if stored is None:
+        raise InvalidInput(f"An artifact must have a certificate to be certified again, but {path} has none.")
+    with tempfile.TemporaryDirectory() as scratch:
+        trials = Path(scratch) / "trials"
+        holdout = store_holdout(task, Path(scratch) / "data", stored["seed"])
+        with (
+            Bench(task, capture(task.model, task.example), holdout, trials) as bench,
+            Worker(make_target(target["name"], target["options"]), path.resolve(), Path(scratch) / "log.txt") as worker,
+        ):
+            rows = holdout.certify
+            again = certify(
+                bench.baseline_scores[rows],
+                bench.score(1, worker, rows),
+                max_drop=stored["max_drop"],
+                confidence=stored["family_confidence"],
+                indices=rows,
+                finalists=stored["finalists"],
+                share=(1 - stored["confidence"]) / (1 - stored["family_confidence"]),
+                target=stored["target"],
+                seed=stored["seed"],
+            )
+    if again.holdout_sha256 != stored["holdout_sha256"]:
+        raise InvalidInput(
+            f"The task's holdout must be the one that {path} was certified on, but it has {len(holdout)} samples and "
+            "other certifying indices."
+        )
+    return again
