@@ -36,14 +36,15 @@ def test_independent_inputs_are_rounded_to_nearest() -> None:
 
 @given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 5), st.integers(2, 24))
 @settings(deadline=None, max_examples=30)
-def test_correlated_inputs_lose_less_than_rounding_to_nearest(seed: int, groups: int, outputs: int, size: int) -> None:
+def test_correlated_inputs_lose_no_more_than_rounding_to_nearest(
+    seed: int, groups: int, outputs: int, size: int
+) -> None:
     weight, scale, covariance = _case(seed, groups, outputs, size)
     rounded = round_weights(weight, scale, covariance, -127, 127)
     nearest = torch.round(weight / scale[:, :, None])
     assert torch.equal(rounded, rounded.round())
     assert rounded.abs().max() <= 127
-    # A greedy choice may lose a little in a single case; half as much again would be a mistake.
-    assert _error(weight, rounded, scale, covariance) <= 1.5 * _error(weight, nearest, scale, covariance)
+    assert _error(weight, rounded, scale, covariance) <= (1 + 1e-4) * _error(weight, nearest, scale, covariance)
 
 
 def test_on_average_correlated_inputs_lose_much_less() -> None:

@@ -44,7 +44,17 @@ def round_weights(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, h
         integers[:, :, j] = torch.clamp(torch.round(left[:, :, j] / scale), low, high)
         error = (left[:, :, j] - integers[:, :, j] * scale) / spread[:, j, j, None]
         left[:, :, j + 1 :] -= error[:, :, None] * spread[:, None, j, j + 1 :]
-    return integers[:, :, order.argsort()]
+    found = integers[:, :, order.argsort()]
+    nearest = torch.clamp(torch.round(weight / scale[:, :, None]), low, high)
+    # The choice is greedy and now and then loses to rounding each weight by itself; take the better one per channel.
+    better = _output_error(weight, found, scale, covariance) < _output_error(weight, nearest, scale, covariance)
+    return torch.where(better[:, :, None], found, nearest)
+
+
+def _output_error(weight: Tensor, integers: Tensor, scale: Tensor, covariance: Tensor) -> Tensor:
+    """Expected squared error of every output channel, [groups, outputs per group], its mean taken up by the bias."""
+    error = integers * scale[:, :, None] - weight
+    return (error @ covariance * error).sum(2)
 
 
 def input_covariance(layer: Node, x: Tensor, weight: Tensor) -> Tensor:

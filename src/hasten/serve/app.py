@@ -24,6 +24,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics", "system_shared_memory"]
 _LOG = logging.getLogger("hasten.serve")
+# Bodies up to this many times the limit are read and dropped before they are refused.
+_DRAINED = 2
 
 
 @dataclass
@@ -186,10 +188,18 @@ class App:
             return Answer()
         return _not_found()
 
+    async def _drop(self, receive: Receive) -> None:
+        """Read a body that is a little too large to its end: a client still sending would not hear the refusal."""
+        async with asyncio.timeout(self._repository.limits.receive_s):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                pass
+
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limits = self._repository.limits
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limits.body_bytes:
+            if int(declared) <= _DRAINED * limits.body_bytes:
+                await self._drop(receive)
             raise _TooLarge
         chunks: list[bytes] = []
         size, more = 0, True
