@@ -21,7 +21,7 @@ CAPTIONS = {
     "({n} photographs).",
     "README.zh-CN.md": "批大小 1，{cpu}，{cores} 核；得分取自搜索部分，上界取自认证部分（{n} 张照片）。",
 }
-WIDTH = 860
+WIDTH = 920
 
 
 def main(run: Path) -> None:
@@ -59,8 +59,8 @@ def picture(result: dict[str, Any]) -> str:
     finals = {final["number"]: final for final in result["finals"]}
     measured = sorted((t for t in result["trials"] if t["latency"]), key=lambda t: -latency_of(t, finals)["ratio"])
     longest = max(latency_of(t, finals)["ratio_high"] for t in measured)
-    height, label = 28, 440
-    scale = (WIDTH - label - 70) / longest
+    height, label = 28, 470
+    scale = (WIDTH - label - 110) / longest
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height * len(measured) + 30}" '
         'font-family="system-ui, sans-serif" font-size="13">',
