@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 import hasten.errors
+from hasten.children import end_child
 from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.recipe import Program, Target
 
@@ -162,15 +163,7 @@ class Process:
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_child(self._process, patience_s=5)
         self._log.close()
 
     def __enter__(self) -> "Process":

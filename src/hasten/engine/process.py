@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from hasten.children import end_child
 from hasten.errors import HastenError
 
 _LOAD_SECONDS = 300.0
@@ -136,16 +137,7 @@ class ProcessProgram:
 
     def close(self) -> None:
         """End the child and free the shared memory."""
-        process = self._process
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            process.wait(2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_child(self._process, patience_s=2)
         self._inputs.unlink()
         self._outputs.unlink()
 

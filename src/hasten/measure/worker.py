@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from hasten import environments
+from hasten.children import end_child
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.recipe import Program, Target, make_target, name_of, options_of
@@ -91,16 +92,7 @@ class Worker:
 
     def close(self) -> None:
         """End the child."""
-        process = self._process
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_child(self._process, patience_s=2)
 
     def __enter__(self) -> Self:
         return self
