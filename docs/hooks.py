@@ -1,12 +1,13 @@
 """What the site derives from the code when it is built: option tables, the command line, and the source files linked to.
 
-Markers in pages: `<!-- options -->` in a page under techniques/ or targets/, `<!-- commands -->`. Links to
+Markers in pages: `<!-- options -->` in a page under techniques/ or targets/, `<!-- commands -->`, `<!-- messages -->`. Links to
 `../src/hasten/*.py` and `../examples/*.py` work in a checkout; in the site they lead to a page that shows the file.
 """
 
 import dataclasses
 import os
 import re
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+import messages  # noqa: E402  (beside this file, which is loaded by its path)
+
 ROOT = DOCS.parent
 # What a page may load; everything else would need the network.
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
@@ -46,6 +51,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace("<!-- options -->", options_table(*here.removesuffix(".md").split("/")[-2:]))
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
+
+    if "<!-- messages -->" in markdown:
+        markdown = markdown.replace("<!-- messages -->", messages.table())
 
     def to_page(match: re.Match[str]) -> str:
         return f"]({os.path.relpath(_source_page(match[1]), os.path.dirname(here) or '.')})"
@@ -92,27 +100,27 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 def _command_text(name: str, command: Any) -> str:
     shown = [p for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     arguments = [p for p in shown if p.param_type_name == "argument"]
-    usage = " ".join([name, *(p.make_metavar(_context(command)) for p in arguments), "[OPTIONS]"])
+    usage = " ".join([name, *map(_argument, arguments), "[OPTIONS]"])
     lines = [f"## {name}", (command.help or "").strip(), f"```text\n{usage}\n```"]
     rows = [
         f"| `{', '.join([*p.opts, *p.secondary_opts])}` | {_default(p)} | {p.help or ''} |"
         for p in shown
         if p.param_type_name == "option"
     ]
-    if about := [f"- `{p.make_metavar(_context(command))}`: {p.help}" for p in arguments if getattr(p, "help", None)]:
+    if about := [f"- `{_argument(p)}`: {p.help}" for p in arguments if getattr(p, "help", None)]:
         lines.append("\n".join(about))
     if rows:
         lines.append("\n".join(["| option | default | what it does |", "|---|---|---|", *rows]))
     return "\n\n".join(lines)
 
 
-def _context(command: Any) -> Any:
-    return command.context_class(command)
+def _argument(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
 
 
 def _default(parameter: Any) -> str:
-    if parameter.is_flag and not parameter.default:
-        return "off"
+    if isinstance(parameter.default, bool):
+        return "on" if parameter.default else "off"
     return "" if parameter.default is None else _code(parameter.default)
 
 
