@@ -1,16 +1,21 @@
 """Put integers behind a dequantize operator in the place of a graph's float weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from hasten.errors import Unsupported
+from hasten.graph.duplicate import duplicate
 from hasten.graph.parameters import drop_unread, new_parameter, tensor_of
 from hasten.quantization import linear, logarithmic
+from hasten.quantization.layerwise import refine
 from hasten.quantization.operators import CONVOLUTIONS
+from hasten.quantization.static import check_names, inference_form, one_batch
 from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
+from hasten.task import Inputs
 
 aten = torch.ops.aten
 
@@ -42,6 +47,65 @@ def rounder(scheme: str, bits: int, group: int | None) -> Rounder:
         return found.integers, found.scale[:, 0]
 
     return Rounder(round_linearly, 2 ** (bits - 1) - 1)
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """Everything weight-only quantization chooses.
+
+    Attributes:
+        scheme: "linear" or "power_of_two".
+        bits: Width of the integers.
+        group: Weights that share a scale; None: an output channel.
+        embeddings: Whether tables become int8, too.
+        rounding: A name in `layerwise.ROUNDINGS`; powers of two are always rounded to nearest.
+        bias_correction: Whether biases make up for the mean error of rounding.
+        keep_float: Names of layers that stay in float.
+        wide: Names of layers that get 8 bits per channel instead.
+    """
+
+    scheme: str = "linear"
+    bits: int = 8
+    group: int | None = None
+    embeddings: bool = True
+    rounding: str = "gptq"
+    bias_correction: bool = True
+    keep_float: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+
+
+def quantize_weights(
+    graph: GraphModule, example: Inputs, batches: Iterable[Inputs], samples: int, scheme: WeightScheme
+) -> GraphModule:
+    """A copy of `graph` with integer weights behind dequantize operators.
+
+    Args:
+        graph: Captured graph.
+        example: One batch of inputs.
+        batches: Calibration data.
+        samples: How many samples of it to look at.
+        scheme: What to choose.
+
+    Raises:
+        Unsupported: The graph has no convolution or linear layer to round, or a name is not in it.
+    """
+    reference = inference_form(graph, example)
+    check_names(reference, scheme.keep_float)
+    check_names(reference, scheme.wide)
+    quantized = duplicate(reference)
+    kept, wide = frozenset(scheme.keep_float), frozenset(scheme.wide)
+    count = replace_weights(quantized, rounder(scheme.scheme, scheme.bits, scheme.group), kept | wide)
+    count += replace_weights(quantized, rounder("linear", 8, None), kept)
+    if not count:
+        raise Unsupported("The graph has no convolution or linear layer whose weights can be rounded.")
+    if scheme.embeddings:
+        replace_embeddings(quantized, kept)
+    # Between two powers of two there is no integer that a power could be rounded to.
+    rounding = scheme.rounding if scheme.scheme == "linear" else "nearest"
+    if rounding != "nearest" or scheme.bias_correction:
+        inputs = one_batch(batches, samples)
+        refine(quantized, reference, inputs, rounding=rounding, biases=scheme.bias_correction)
+    return quantized
 
 
 def replace_weights(graph: GraphModule, how: Rounder, keep_float: frozenset[str]) -> int:

@@ -7,7 +7,7 @@ of a linear layer. Powers of two: see `hasten.quantization.logarithmic`; linear:
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hasten.errors import InvalidInput, Unsupported
+from hasten.errors import InvalidInput
 from hasten.quantization.placement import ROUNDING_NAMES
 from hasten.recipe import Stage, check_options, option
 
@@ -53,23 +53,16 @@ class QuantizeWeights:
         Raises:
             Unsupported: The graph has no convolution or linear layer to round, or a name in `keep_float` is not in it.
         """
-        from hasten.graph.duplicate import duplicate
-        from hasten.quantization.layerwise import refine
-        from hasten.quantization.static import check_names, inference_form, one_batch
-        from hasten.quantization.weights import replace_embeddings, replace_weights, rounder
+        from hasten.quantization.weights import WeightScheme, quantize_weights
         from hasten.task import calibration_inputs
 
-        check_names(graph, self.keep_float)
-        reference = inference_form(graph, task.example)
-        quantized = duplicate(reference)
-        kept = frozenset(self.keep_float)
-        if not replace_weights(quantized, rounder(self.scheme, self.bits, self.group), kept):
-            raise Unsupported("The graph has no convolution or linear layer whose weights can be rounded.")
-        if self.embeddings:
-            replace_embeddings(quantized, kept)
-        # Between two powers of two there is no integer that a power could be rounded to.
-        rounding = self.rounding if self.scheme == "linear" else "nearest"
-        if rounding != "nearest" or self.bias_correction:
-            inputs = one_batch(calibration_inputs(task), self.samples)
-            refine(quantized, reference, inputs, rounding=rounding, biases=self.bias_correction)
-        return quantized
+        scheme = WeightScheme(
+            self.scheme,
+            self.bits,
+            self.group,
+            self.embeddings,
+            self.rounding,
+            self.bias_correction,
+            self.keep_float,
+        )
+        return quantize_weights(graph, task.example, calibration_inputs(task), self.samples, scheme)
