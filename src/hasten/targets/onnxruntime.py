@@ -36,10 +36,11 @@ class OnnxRuntime:
         return "" if importlib.util.find_spec("onnxruntime") else "pip install onnxruntime"
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
-        """Write `model.onnx`."""
+        """Write `model.onnx`; products with integer weights alone become packed kernels."""
         from hasten.graph.onnx import write_onnx
+        from hasten.quantization.packing import pack_products
 
-        write_onnx(graph, task.example, folder / "model.onnx")
+        write_onnx(pack_products(graph), task.example, folder / "model.onnx")
 
     def load(self, folder: Path) -> Program:
         """A session over `model.onnx`; inputs are bound by position."""
