@@ -12,10 +12,11 @@ import io
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,50 @@ def write(document: Any, path: Path) -> None:
     scratch = path.with_name(f".{path.name}")
     scratch.write_text(json.dumps(document, indent=1) + "\n")
     scratch.rename(path)
+
+
+class Ledger:
+    """One JSON file of finished runs; a run that is in it is not done again.
+
+    Args:
+        path: The file, read if it is there.
+        budget: What every run was given; a file of another budget is refused.
+    """
+
+    def __init__(self, path: Path, budget: dict[str, Any]) -> None:
+        self.path = path
+        self.document = json.loads(path.read_text()) if path.exists() else {"budget": budget} | provenance()
+        if self.document["budget"] != budget:
+            raise SystemExit(f"{path} was made with {self.document['budget']}, not {budget}: move it away first.")
+
+    def run(self, table: str, row: str, seed: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `work` measured, now or before."""
+        runs = self.document.setdefault(table, {}).setdefault(row, {}).setdefault("runs", {})
+        if str(seed) not in runs:
+            started = time.perf_counter(), time.process_time()
+            found = work()
+            spent = {"wall_s": time.perf_counter() - started[0], "cpu_s": time.process_time() - started[1]}
+            runs[str(seed)] = found | {name: round(value, 1) for name, value in spent.items()}
+            print(f"{table} | {row} | seed {seed}: {runs[str(seed)]}", flush=True)
+        self.summarise(table)
+        self.save()
+        return runs[str(seed)]
+
+    def summarise(self, table: str) -> None:
+        """Mean and standard deviation of `top1` over the seeds of every row."""
+        for entry in self.document[table].values():
+            scores = [run["top1"] for run in entry["runs"].values() if "top1" in run]
+            if scores:
+                entry["mean_top1"] = statistics.mean(scores)
+                entry["stdev_top1"] = statistics.stdev(scores) if len(scores) > 1 else None
+
+    def note(self, name: str, value: Any) -> None:
+        """Store something beside the runs."""
+        self.document[name] = value
+        self.save()
+
+    def save(self) -> None:
+        write(self.document, self.path)
 
 
 def macs(model: nn.Module, example: tuple[Tensor, ...] = EXAMPLE) -> float:
