@@ -1,4 +1,4 @@
-"""The teacher's part in the CIFAR-10 benchmarks: its answers to every view, kept for all runs, and `Distill` on them."""
+"""The teacher in the CIFAR-10 benchmarks: its answers to every view, kept for all runs, and `Distill` on them."""
 
 import os
 import tempfile

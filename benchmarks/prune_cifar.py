@@ -85,7 +85,7 @@ def filters(bench: Bench, goal: float, importance: Any, scope: Any, round_to: in
 
 
 def blocks(bench: Bench, goal: float) -> GraphModule:
-    """Whole residual blocks, as many as leave more than 1/goal of the work; filters of the rest take what is missing."""
+    """Whole residual blocks as long as more than 1/goal of the work is left, then filters of the rest."""
     graph = hasten.capture(bench.model, EXAMPLE)
     wanted, best = macs(graph) / goal, graph
     for share in (x / 27 for x in range(26, 0, -1)):
@@ -183,7 +183,7 @@ def torch_pruning() -> Any:
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Score and scope for both tools: ResNet-20 at the larger goal, one epoch on labels, judged on validation images."""
+    """Score and scope for both tools: ResNet-20 at the larger goal, an epoch on labels, judged on validation images."""
     bench = Bench.of(20, options.images, 1)
     ledger = Ledger(CHOICES, bench.budget | {"reported": "last epoch, validation", "goal": GOALS[1]})
     judged = scored("validation")
