@@ -1,6 +1,7 @@
 """`hasten-bench`: run the contest, the growth curves, or render what was measured."""
 
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hasten.errors import HastenError, InvalidInput
+from hasten.errors import HastenError, InvalidInput, unknown
 
 if TYPE_CHECKING:
     from hasten_bench.registry import Peer
@@ -25,6 +26,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `hasten-bench` command."""
+    # Ended from outside, it still ends the tool that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except HastenError as error:
@@ -32,7 +35,7 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-Peers = Annotated[list[str] | None, typer.Option("--peer", help="Only these peers (and the baseline); repeatable.")]
+Peers = Annotated[list[str] | None, typer.Option("--peer", help="Only these peers, or PEER/VARIANT; repeatable.")]
 Nets = Annotated[list[str] | None, typer.Option("--net", help="Only these networks; repeatable.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer networks, rows and turns.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run tools again although what they made is kept.")]
@@ -141,13 +144,18 @@ def list_command() -> None:
 
 
 def _peers(names: list[str] | None) -> list["Peer"]:
-    """Those named, or all; the baseline in any case."""
+    """Those named, or all; of `PEER/VARIANT` that variant alone. The baseline comes in any case."""
     from hasten_bench import registry
 
-    chosen = [registry.peer(name) for name in names] if names else list(registry.peers().values())
-    if all(p.name != "eager" for p in chosen):
-        chosen.insert(0, registry.peer("eager"))
-    return chosen
+    chosen: dict[str, Peer] = {}
+    for name in names or list(registry.peers()):
+        wanted, _, variant = name.partition("/")
+        found = registry.peer(wanted)
+        if variant and variant not in found.variants:
+            raise unknown("variant", variant, found.variants)
+        kept = chosen[wanted].variants if wanted in chosen else ()
+        chosen[wanted] = replace(found, variants=(*kept, variant)) if variant else found
+    return list(({"eager": registry.peer("eager")} | chosen).values())
 
 
 def _work(names: list[str] | None, quick: bool) -> list["Workload"]:

@@ -109,6 +109,8 @@ def _contest(
     for answer in answers:
         measured, quality = found.get(answer.name, Measured()), None
         outputs = read_outputs(answer.folder.parent, settings.test_rows)
+        if not answer.failure and not measured.failure and outputs is None:
+            measured = replace(measured, failure="it gave no outputs for the test rows yet")
         if not answer.failure and not measured.failure and outputs is not None and original is not None:
             quality, measured = _judged(workload, outputs, original, measured, handover, settings)
         rows.append(_row(answer, measured, quality))

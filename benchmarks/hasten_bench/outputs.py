@@ -12,6 +12,7 @@ from hasten_bench.timing import start_worker
 from hasten_bench.tool import Answer
 
 _BATCH = 16
+_NO_ANSWER = "no answer to"
 
 
 def keep_outputs(answer: Answer, handover: Handover, folder: Path) -> Answer:
@@ -28,7 +29,8 @@ def keep_outputs(answer: Answer, handover: Handover, folder: Path) -> Answer:
         found = _outputs(answer, handover, folder / "timing")
     except HastenError as error:
         answer = replace(answer, failure=str(error))
-        kept.write(answer, folder)
+        if _NO_ANSWER not in answer.failure:  # on a busy machine it may answer the next time
+            kept.write(answer, folder)
         return answer
     np.save(folder / "outputs.npy", found)
     return answer
