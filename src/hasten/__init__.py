@@ -21,6 +21,8 @@ _HOME = {
     "Artifact": "hasten.artifact",
     "load": "hasten.artifact",
     "Engine": "hasten.engine.engine",
+    "Chain": "hasten.engine.chain",
+    "split": "hasten.splitting",
     "verify": "hasten.artifact",
     "HastenError": "hasten.errors",
     "InvalidInput": "hasten.errors",

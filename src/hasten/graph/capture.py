@@ -40,9 +40,23 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
                 "Try model(*example) yourself."
             ) from error
     _check_finite(reference)
-    graph = _live(export(model, example))
+    return capture_as_is(model, example)
+
+
+def capture_as_is(module: nn.Module, example: Inputs, *, dynamic: bool = True) -> GraphModule:
+    """Capture a module in the mode that it is in, such as one with a captured graph inside; see `capture`.
+
+    Args:
+        module: Module; left as it is.
+        example: One batch of positional inputs, batch first.
+        dynamic: Whether the batch dimension may be dynamic.
+
+    Raises:
+        InvalidInput: `torch.export` refuses the module, or it returns no tensor.
+    """
+    graph = _live(export(module, example) if dynamic else _export_fixed(module, example))
     if has_dynamic_batch(graph) and not _runs_at_another_batch(graph, example):
-        graph = _live(_export_fixed(model, example))
+        graph = _live(_export_fixed(module, example))
     _flatten_outputs(graph)
     return graph
 

@@ -27,7 +27,7 @@ def recertify(path: Path, task: Task) -> Certificate:
         trials = Path(scratch) / "trials"
         holdout = store_holdout(task, Path(scratch) / "data", stored["seed"])
         with (
-            Bench(task, capture(task.model, task.example), holdout, trials) as bench,
+            Bench(task, capture(task.model, task.inner.example), holdout, trials) as bench,
             Worker(target, path.resolve(), Path(scratch) / "log.txt") as worker,
         ):
             rows = holdout.certify

@@ -46,11 +46,14 @@ class OpenVino:
         import openvino as ov
 
         from hasten.graph.onnx import write_onnx
+        from hasten.graph.resize import resize_by_products
         from hasten.quantization.packing import pack_products
 
         with tempfile.TemporaryDirectory() as scratch:
             # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
-            write_onnx(pack_products(graph), task.example, Path(scratch) / "model.onnx")
+            # The latter reads an antialiased Resize and leaves the antialiasing out.
+            written = pack_products(resize_by_products(graph))
+            write_onnx(written, task.example, Path(scratch) / "model.onnx")
             model = ov.convert_model(Path(scratch) / "model.onnx")
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
