@@ -3,7 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class OnnxRuntime:
 
         write_onnx(graph, task.example, folder / "model.onnx")
 
-    def load(self, folder: Path) -> Program:
-        """A session over `model.onnx`; inputs are bound by position."""
+    def session_options(self) -> Any:
+        """How a session of this target runs: threads and spinning; also for whoever profiles it."""
         import onnxruntime as ort
 
         from hasten.machine import usable_cores
@@ -52,7 +52,15 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
-        session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        return options
+
+    def load(self, folder: Path) -> Program:
+        """A session over `model.onnx`; inputs are bound by position."""
+        import onnxruntime as ort
+
+        session = ort.InferenceSession(
+            str(folder / "model.onnx"), self.session_options(), providers=["CPUExecutionProvider"]
+        )
         names = [value.name for value in session.get_inputs()]
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
