@@ -22,7 +22,17 @@ def advise(diagnosis: Diagnosis) -> list[Advice]:
         if other is None or _gain(diagnosis, version) > _gain(diagnosis, other):
             best[version.kind] = version
     chosen = sorted(best.values(), key=lambda version: -_gain(diagnosis, version))
-    return [_advice(diagnosis, version) for version in chosen if _gain(diagnosis, version) >= _WORTH][:_MOST]
+    worth = [v for v in chosen if _gain(diagnosis, v) >= _WORTH * _without(diagnosis, v)]
+    return [_advice(diagnosis, version) for version in worth][:_MOST]
+
+
+def _without(diagnosis: Diagnosis, version: Version) -> float:
+    """The gain that is there without this change: that of the quickest version which the change was made to."""
+    if version.kind == "runtime":
+        return 1.0
+    simpler = {"bf16": ("now", "runtime"), "int8": ("now", "runtime")}.get(version.kind, ("now", "runtime", "bf16", "int8"))
+    known = [v for v in diagnosis.versions if v.kind in simpler and v.name in diagnosis.latencies]
+    return max((_gain(diagnosis, v) for v in known), default=1.0)
 
 
 def _gain(diagnosis: Diagnosis, version: Version) -> float:

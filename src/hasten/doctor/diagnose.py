@@ -28,8 +28,8 @@ from hasten.recipe import make_target, name_of
 if TYPE_CHECKING:
     from hasten.task import Task
 
-_PROFILE_SECONDS = 1.5
-_TURNS = 7
+_PROFILE_SECONDS = 2.0
+_TURNS = 9
 
 
 def doctor(

@@ -9,9 +9,9 @@ from hasten.doctor.work import BETWEEN, COMPUTE, Layer, Work
 
 _COMPUTE_KINDS = (
     "conv", "matmul", "gemm", "fullyconnected", "linear", "mm", "integertofloat", "einsum", "lstm", "gru", "rnn",
-    "attention", "deconvolution", "qlinearconv", "sdpa", "scaled_dot_product",
+    "attention", "deconvolution", "qlinearconv", "sdpa", "scaled_dot_product", "subgraph",
 )  # fmt: skip
-_NOT_COMPUTE = ("convert",)
+
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
 def computes(kind: str) -> bool:
     """Whether a runtime's operator type does matrix arithmetic."""
     low = kind.lower()
-    return any(word in low for word in _COMPUTE_KINDS) and not any(word == low for word in _NOT_COMPUTE)
+    return low != "convert" and any(word in low for word in _COMPUTE_KINDS)
 
 
 def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Row]:
@@ -52,8 +52,7 @@ def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Ro
         reference: The layers as the float file has them: the same layers under other names after quantization.
     """
     renamed = same_layers(work.layers, reference)
-    if all(not computes(n.kind) or not n.origins or not n.origins[0] or work.origin(n.origins[0]) is None
-           for n in profile.nodes):  # fmt: skip
+    if not any(node.origins for node in profile.nodes):
         return _in_order(profile, reference)
     owner = _owners(profile, work)
     rows = []

@@ -124,12 +124,19 @@ class Maker:
         return version
 
     def _compile(self, graph: "GraphModule", recipe: Recipe, folder: Path) -> None:
-        onnx = self._made.get((recipe.steps, "onnxruntime"))
         convert: Callable[..., None] | None = getattr(recipe.target, "convert", None)
-        if convert is not None and onnx is not None and (onnx / "model.onnx").is_file():
-            convert(onnx / "model.onnx", folder)  # the same file that its `compile` would write once more
-        else:
+        if convert is None:
             recipe.target.compile(graph, self._task, folder)
+            return
+        # What its `compile` would do, keeping the ONNX file: layers are read from it, and so may another target.
+        from hasten.graph.onnx import write_onnx
+
+        source = self._made.get((recipe.steps, "onnxruntime"), folder) / "model.onnx"
+        if not source.is_file():
+            write_onnx(graph, self._task.example, source)
+        convert(source, folder)
+        if source.parent != folder:
+            (folder / "model.onnx").symlink_to(source)
 
 
 def of_artifact(target: Target, folder: Path, precision: str, scratch: Path) -> list[Version]:
