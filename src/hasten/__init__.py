@@ -16,6 +16,7 @@ _HOME = {
     "compile": "hasten.compiling",
     "apply": "hasten.compiling",
     "sensitivity": "hasten.quantization.sensitivity",
+    "doctor": "hasten.doctor.diagnose",
     "run": "hasten.search.run",
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",

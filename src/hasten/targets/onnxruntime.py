@@ -59,8 +59,8 @@ class OnnxRuntime:
 
         write_onnx(pack_products(graph), task.example, folder / "model.onnx")
 
-    def load(self, folder: Path) -> Program:
-        """A session over `model.onnx`; inputs are bound by position."""
+    def session_options(self) -> Any:
+        """How a session of this target runs: threads and spinning; also for whoever profiles it."""
         import onnxruntime as ort
 
         from hasten.machine import usable_cores
@@ -70,10 +70,16 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
+        return options
+
+    def load(self, folder: Path) -> Program:
+        """A session over `model.onnx`; inputs are bound by position."""
+        import onnxruntime as ort
+
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device == "cuda":
             providers.insert(0, (_CUDA, {"use_tf32": "0"}))
-        session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=providers)
+        session = ort.InferenceSession(str(folder / "model.onnx"), self.session_options(), providers=providers)
         # A provider whose libraries cannot be loaded is left out with a line in the log.
         if self.device == "cuda" and _CUDA not in session.get_providers():
             raise Unsupported(f"{_CUDA} must be able to load its libraries, but could not. Install CUDA and cuDNN.")
