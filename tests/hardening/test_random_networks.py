@@ -58,7 +58,7 @@ class Attention(nn.Module):
         self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        _, c, h, w = x.shape
         q, k, v = self.qkv(self.norm(x.flatten(2).mT)).unflatten(-1, (3, 2, c // 2)).permute(2, 0, 3, 1, 4).unbind(0)
         y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return x + self.out(y).mT.unflatten(-1, (h, w))
