@@ -13,6 +13,7 @@ from hasten import artifact
 from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
+from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, make_target, name_of
 from hasten.task import Task
 
@@ -43,6 +44,8 @@ def compile(
     chosen = make_target(target, options) if isinstance(target, str) else target
     if missing := chosen.missing():
         raise InvalidInput(f"target {name_of(chosen)} must be usable on this machine, but needs: {missing}")
+    if getattr(chosen, "runs_on_cpu", False):
+        warn_of_saturation(graph)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"
         folder.mkdir()

@@ -37,25 +37,30 @@ class Vit(nn.Module):
         return logits
 
 
+def convolution(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    layer = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [layer, nn.BatchNorm2d(after)]
+
+
 def depthwise() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.ReLU(),
-        nn.Conv2d(24, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, padding=1, groups=32), nn.ReLU(),
-        nn.Conv2d(32, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+        *convolution(1, 24, 3), nn.ReLU(), *convolution(24, 24, 3, groups=24), nn.ReLU(),
+        *convolution(24, 32, 1), nn.ReLU(), *convolution(32, 32, 3, 2, groups=32), nn.ReLU(),
+        *convolution(32, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
 
 
 def hard_swish() -> nn.Sequential:
     """Inverted residuals of MobileNetV3's kind: the depthwise layer ends without activation."""
     return nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1), nn.Hardswish(), nn.Conv2d(24, 24, 3, padding=1, groups=24),
-        nn.Conv2d(24, 32, 1), nn.Hardswish(), nn.Conv2d(32, 32, 3, 2, padding=1, groups=32),
-        nn.Conv2d(32, 32, 1), nn.Hardswish(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+        *convolution(1, 24, 3), nn.Hardswish(), *convolution(24, 24, 3, groups=24), *convolution(24, 32, 1),
+        nn.Hardswish(), *convolution(32, 32, 3, 2, groups=32), *convolution(32, 32, 1), nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
 
 
 def rescale(before: nn.Module, after: nn.Module, spread: float) -> None:
-    """Divide the channels between two layers by factors from 10^-spread to 10^spread; the function stays."""
+    """Divide the channels of a batch norm by factors from 10^-spread to 10^spread, and multiply what reads them."""
     first, second = before.weight, after.weight
     assert isinstance(first, Tensor)
     assert isinstance(second, Tensor)
@@ -72,13 +77,13 @@ def rescale(before: nn.Module, after: nn.Module, spread: float) -> None:
 
 def ill_depthwise(model: nn.Module) -> None:
     assert isinstance(model, nn.Sequential)
-    for before, after in ((0, 2), (2, 4), (4, 6), (6, 8)):
+    for before, after in ((1, 3), (4, 6), (7, 9), (10, 12)):
         rescale(model[before], model[after], 1.3)
 
 
 def ill_hard_swish(model: nn.Module) -> None:
     assert isinstance(model, nn.Sequential)
-    for before, after in ((2, 3), (5, 6)):
+    for before, after in ((4, 5), (9, 10)):
         rescale(model[before], model[after], 2.0)
 
 
@@ -111,7 +116,7 @@ def test_recovery_brings_back_what_plain_rounding_loses(name: str) -> None:
     make, spoil, plain, chain = CASES[name]
     torch.manual_seed(0)
     images, labels = digits.data()
-    model = digits.train(make(), images[:_TRAINING], labels[:_TRAINING], epochs=10)
+    model = digits.train(make(), images[:_TRAINING], labels[:_TRAINING], epochs=25 if name.startswith("vit") else 5)
     spoil(model)
     held, truth = images[_TRAINING:], labels[_TRAINING:]
     task = hasten.Task(model, (held[:8],), digits.batches(held, truth), calibration=[images[:256]])
@@ -126,6 +131,6 @@ def test_recovery_brings_back_what_plain_rounding_loses(name: str) -> None:
 
     whole, lost, recovered = accuracy(), accuracy(plain), accuracy(*chain)
     print(f"{name}: float {whole:.3f}, plain {lost:.3f}, recovered {recovered:.3f}")
-    assert whole > 0.9
+    assert whole > 0.8
     assert lost < whole - 0.05
     assert recovered >= lost + 0.8 * (whole - lost)
