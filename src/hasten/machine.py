@@ -42,6 +42,11 @@ def cpu_saturates_int8() -> bool:
     return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether the driver of an NVIDIA GPU is loaded; says nothing about which libraries can use it."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu"))
+
+
 def cpu_name() -> str:
     """The processor's model name."""
     path = Path("/proc/cpuinfo")

@@ -70,7 +70,7 @@ def rescale(before: nn.Module, after: nn.Module, spread: float) -> None:
     depthwise_after = getattr(after, "groups", 1) > 1
     with torch.no_grad():
         first.div_(s.view(-1, *[1] * (first.ndim - 1)))
-        before.bias.div_(s)  # type: ignore[operator, union-attr]
+        before.bias.div_(s)  # type: ignore[operator]
         shape = [-1 if dim == (0 if depthwise_after else 1) else 1 for dim in range(second.ndim)]
         second.mul_(s.view(shape))
 
