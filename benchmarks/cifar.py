@@ -43,14 +43,15 @@ FINE_TUNING = {
 }
 
 
-def images(part: str) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, 32, 32] and int64 [N]; part: "train" (45,000), "validation" (5,000) or "test" (10,000)."""
+def images(part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """uint8 [N, 3, 32, 32] and int64 [N]: the first `count` of "train" (45,000), "validation" (5,000), "test" (10,000).
+    """
     with np.load(shared_data(f"cifar10_{'test' if part == 'test' else 'train'}.npz")) as archive:
         jpeg, offset, label = archive["jpeg"].tobytes(), archive["offset"], archive["label"]
     cut = {"train": slice(None, -VALIDATION), "validation": slice(-VALIDATION, None), "test": slice(None)}[part]
-    ranges = list(itertools.pairwise(offset))[cut]
+    ranges = list(itertools.pairwise(offset))[cut][:count]
     decoded = np.stack([np.asarray(Image.open(io.BytesIO(jpeg[start:end]))) for start, end in ranges])
-    return torch.from_numpy(decoded).movedim(3, 1).contiguous(), torch.from_numpy(label[cut]).long()
+    return torch.from_numpy(decoded).movedim(3, 1).contiguous(), torch.from_numpy(label[cut][:count]).long()
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -102,8 +103,9 @@ class Views:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """Top-1 of a model in eval mode."""
-    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+    """Top-1 of a model in eval mode, computed in bfloat16 as it was trained."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
     return hits / sum(len(y) for _, y in batches)
 
 
@@ -190,6 +192,10 @@ class Ledger:
         self.summarise(table)
         self.save()
         return runs[str(seed)]
+
+    def has(self, table: str, row: str, seed: int) -> bool:
+        """Whether this run is finished."""
+        return str(seed) in self.document.get(table, {}).get(row, {}).get("runs", {})
 
     def summarise(self, table: str) -> None:
         """Mean and standard deviation of `top1` over the seeds of every row."""
