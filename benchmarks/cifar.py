@@ -44,8 +44,7 @@ FINE_TUNING = {
 
 
 def images(part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, 32, 32] and int64 [N]: the first `count` of "train" (45,000), "validation" (5,000), "test" (10,000).
-    """
+    """uint8 [N, 3, 32, 32] and int64 [N]: the first `count` of "train", "validation" or "test"."""
     with np.load(shared_data(f"cifar10_{'test' if part == 'test' else 'train'}.npz")) as archive:
         jpeg, offset, label = archive["jpeg"].tobytes(), archive["offset"], archive["label"]
     cut = {"train": slice(None, -VALIDATION), "validation": slice(-VALIDATION, None), "test": slice(None)}[part]
@@ -119,10 +118,16 @@ def dense(depth: int) -> nn.Module:
     return model.eval()
 
 
+def published(depth: int) -> nn.Module:
+    """The network trained on the original pixels, in eval mode."""
+    model = network(depth)
+    model.load_state_dict(load_file(shared_data(f"resnet{depth}_cifar10.safetensors")))
+    return model.eval()
+
+
 def fine_tune(depth: int, path: Path) -> None:
     """Adapt the published weights to these images and keep them, with a note of what it took."""
-    model = network(depth).eval()
-    model.load_state_dict(load_file(shared_data(f"resnet{depth}_cifar10.safetensors")))
+    model = published(depth)
     test, options = scored("test"), FINE_TUNING[depth]
     started, before = time.time(), accuracy(model, test)
     tuned = train(model, Views(*images("train"), options.epochs), F.cross_entropy, options, on_epoch=print)

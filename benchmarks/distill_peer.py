@@ -2,11 +2,11 @@
 
     python benchmarks/distill_peer.py --seeds 3
 
-ResNet-56 teaches ResNet-20, which starts from its published weights (trained on the original pixels, so it has
-something to learn here). Both tools: KL at temperature 4 mixed half and half with the labels, SGD with Nesterov momentum
-at a constant rate, no weight decay, float32, the same images without augmentation, as many epochs. What differs is the
-order of the images. Epochs of the tools take turns with each other run by run. Run it on a quiet machine: seconds are
-reported. torchdistill comes from its pinned environment (see `hasten_bench`). Data: see `cifar.py`.
+ResNet-56 teaches ResNet-20; both have their published weights, from the original pixels, so there is something to
+learn. Both tools: KL at temperature 4 mixed half and half with the labels, SGD with Nesterov momentum at a constant
+rate, no weight decay, float32, the same images without augmentation, as many epochs. What differs is the order of the
+images. The tools take turns run by run. Run it on a quiet machine: seconds are reported.
+torchdistill comes from its pinned environment (see `hasten_bench`). Data: see `cifar.py`.
 """
 
 import argparse
@@ -20,16 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hasten
-from cifar import BATCH, EXAMPLE, RESULTS, Ledger, accuracy, dense, images, normalised, scored
+from cifar import BATCH, EXAMPLE, RESULTS, Ledger, accuracy, images, normalised, published, scored
 from hasten.techniques.distill import Distill
 from hasten_bench import environments
 from hasten_bench.job import Job
-from hasten_bench.material import shared_data
-from hasten_bench.nets.cifar_resnet import network
 from hasten_bench.peers import torchdistill as peer
 
 LR = 0.01
@@ -96,15 +93,19 @@ TOOLS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Stamped(Rows):
-    """Images and labels that note when each batch is asked for."""
+    """Images and labels that note when each image is asked for, alone or in a batch."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__(x, y)
         self.stamps: list[float] = []
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        self.stamps.append(time.perf_counter())
+        self.stamps += [time.perf_counter()] * len(indices)
         return [(self.tensors[0][i], self.tensors[1][i]) for i in indices]
+
+    def __getitem__(self, index: int) -> Any:
+        self.stamps.append(time.perf_counter())
+        return super().__getitem__(index)
 
 
 def lines(function: Any) -> int:
@@ -114,12 +115,10 @@ def lines(function: Any) -> int:
 
 def run(tool: str, rows: Stamped, epochs: int, seed: int, test: Any) -> dict[str, Any]:
     """Distil with one tool; an epoch lasts from its first batch to that of the next, or to the end."""
-    student = network(20)
-    student.load_state_dict(load_file(shared_data("resnet20_cifar10.safetensors")))
     rows.stamps = []
-    trained = TOOLS[tool](dense(56).requires_grad_(False), student, rows, epochs, seed)
-    batches = len(rows) // BATCH
-    starts = rows.stamps[-epochs * batches :: batches]  # hasten looks at a batch before it starts
+    trained = TOOLS[tool](published(56).requires_grad_(False), published(20), rows, epochs, seed)
+    seen = len(rows) // BATCH * BATCH
+    starts = rows.stamps[-epochs * seen :: seen]  # hasten looks at some images before it starts
     ends = [*starts[1:], time.perf_counter()]
     return {"epoch_s": [end - start for start, end in zip(starts, ends, strict=True)], "top1": accuracy(trained, test)}
 
@@ -127,7 +126,7 @@ def run(tool: str, rows: Stamped, epochs: int, seed: int, test: Any) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--test-images", type=int, default=2500)
     options = parser.parse_args()
@@ -137,7 +136,7 @@ def main() -> None:
     budget = {
         "pair": "ResNet-56 to ResNet-20", "training_images": options.images, "epochs": options.epochs, "batch": BATCH,
         "lr": LR, "test_images": options.test_images, "precision": "fp32", "threads": torch.get_num_threads(),
-        "student_starts_from": "published weights",
+        "weights": "both start from those published",
     }  # fmt: skip
     ledger = Ledger(RESULTS / "distill_peer.json", budget)
     x, y = images("train", options.images)
