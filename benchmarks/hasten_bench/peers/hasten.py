@@ -8,7 +8,7 @@ def search(job):
     import hasten
 
     budget = hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes)
-    found = hasten.run(_task(job), budget, out=job.out / "run")
+    found = hasten.run(_task(job, searching=True), budget, out=job.out / "run")
     if found.best is None:
         raise RuntimeError(found.explanation)
     return _program(job, found.best)
@@ -50,16 +50,16 @@ def _by_hand(job, target, *steps, **options):
     return _program(job, hasten.compile(graph, task, target, job.out / "by_hand.hasten", options=options, steps=steps))
 
 
-def _task(job):
+def _task(job, searching=False):
     import hasten
 
-    trained, many = job.about["trained"], len(job.about["inputs"]) > 1
+    many = len(job.about["inputs"]) > 1
     calibration = [x if many else x[0] for x in job.tensors("calibration")]
     return hasten.Task(
         job.network(),
         job.example(),
-        holdout=[_batch(x, many) for x in job.tensors("validation")] if trained else [(x, None) for x in calibration],
-        train=[_batch(x, many) for x in job.tensors("train", 32)] if trained else None,
+        holdout=[_batch(x, many) for x in job.tensors("validation")] if searching else [(x, None) for x in calibration],
+        train=[_batch(x, many) for x in job.tensors("train", 32)] if searching else None,
         calibration=calibration,
         loss=_one_minus_cosine if job.about["metric"] == "cosine" else None,
         score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
