@@ -9,7 +9,8 @@ import numpy as np
 from torch.fx import GraphModule
 
 from hasten.errors import HastenError
-from hasten.graph.capture import has_dynamic_batch
+from hasten.graph.capture import has_dynamic_batch, placeholders
+from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
 from hasten.measure.holdout import Holdout
 from hasten.measure.latency import compare
@@ -38,7 +39,7 @@ class Bench:
 
     Args:
         task: The user's task; its `holdout` is not read here.
-        graph: The captured original.
+        graph: The captured original, of `task.inner`.
         holdout: The stored holdout.
         folder: Where trials are compiled, one sub-folder each.
     """
@@ -149,13 +150,15 @@ class Bench:
     def _compile(self, number: int, recipe: Recipe) -> None:
         folder = self.folder(number)
         folder.mkdir(parents=True)
-        recipe.target.compile(self.graph(recipe), self.task, folder)
+        fused = fuse(self.graph(recipe), self.task)
+        self.input_names = [node.name for node in placeholders(fused)]
+        recipe.target.compile(fused, self.task, folder)
 
     def graph(self, recipe: Recipe) -> GraphModule:
         """The graph after the recipe's steps; recipes that share steps share the work."""
         if recipe.steps not in self._graphs:
             shorter = Recipe(recipe.steps[:-1], recipe.target)
-            self._graphs[recipe.steps] = recipe.steps[-1].apply(self.graph(shorter), self.task)
+            self._graphs[recipe.steps] = recipe.steps[-1].apply(self.graph(shorter), self.task.inner)
         return self._graphs[recipe.steps]
 
 

@@ -14,7 +14,7 @@ from hasten import artifact
 from hasten.artifact import Artifact
 from hasten.compiling import input_specs
 from hasten.errors import InvalidInput
-from hasten.graph.capture import capture, placeholders
+from hasten.graph.capture import capture
 from hasten.machine import fingerprint
 from hasten.measure.certificate import is_binary, samples_needed
 from hasten.measure.holdout import store_holdout
@@ -86,7 +86,7 @@ def run(
     folder = _new_folder(Path(out))
     journal = Journal(folder / "journal.jsonl")
     listener.trying("capturing the model")
-    graph = capture(task.model, task.example)
+    graph = capture(task.model, task.inner.example)
     listener.trying("reading the holdout")
     holdout = store_holdout(task, folder / "data", seed)
     listener.trying("measuring the original")
@@ -108,7 +108,7 @@ def run(
         finalists = choose_finalists(trials[1:], budget)
         listener.trying(f"certifying {len(finalists)} finalists")
         finals, latency, throughput = run_finals(bench, finalists, budget)
-        result = _conclude(bench, folder, trials, finals, latency, throughput, [n.name for n in placeholders(graph)])
+        result = _conclude(bench, folder, trials, finals, latency, throughput)
     _write_summary(result, setup | {"wall_s": time.perf_counter() - started})
     journal.append("end", {"explanation": result.explanation})
     write_report(result.folder)
@@ -188,11 +188,10 @@ def _conclude(
     finals: list[Final],
     latency: Latency,
     throughput: Throughput,
-    input_names: list[str],
 ) -> Result:
     finals = sorted(finals, key=lambda f: -f.latency.ratio)
     passing = [f for f in finals if f.certificate.passed]
-    best = _write_best(bench, folder, passing[0], input_names) if passing else None
+    best = _write_best(bench, folder, passing[0]) if passing else None
     explanation = _explain(passing, finals, trials)
     return Result(folder, best, explanation, trials, finals, latency, throughput, folder / "report.html")
 
@@ -220,7 +219,7 @@ def _explain(passing: list[Final], finals: list[Final], trials: list[Trial]) -> 
     return "No candidate could be measured; the trials say why."
 
 
-def _write_best(bench: Bench, folder: Path, final: Final, input_names: list[str]) -> Artifact:
+def _write_best(bench: Bench, folder: Path, final: Final) -> Artifact:
     rows = np.resize(bench.holdout.search, bench.sizes.fixed or _CHECK_ROWS)
     with bench.worker(final.trial.number, final.trial.recipe) as worker:
         scratch = bench.folder(final.trial.number).parent / "check"
@@ -237,7 +236,7 @@ def _write_best(bench: Bench, folder: Path, final: Final, input_names: list[str]
         folder / "best.hasten",
         bench.folder(final.trial.number),
         final.trial.recipe,
-        input_specs(input_names, arrays, bench.sizes.fixed),
+        input_specs(bench.input_names, arrays, bench.sizes.fixed),
         arrays,
         [x.open() for x in outputs],
         certificate=final.certificate.to_json(),
