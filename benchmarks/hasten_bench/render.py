@@ -73,7 +73,7 @@ def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> 
     parts = [
         "# Benchmarks",
         "Written by `hasten-bench render` from `benchmarks/results/*.json`; do not edit. What is compared and how: "
-        "[benchmarks/README.md](../benchmarks/README.md).",
+        "`benchmarks/README.md` in the repository.",
         "Every ratio is against PyTorch eager on the same machine, taken in turns in one run, at batch 1 with the 95% "
         "bootstrap interval of its median. A tool's row counts only where it keeps the accuracy.",
         "## Where hasten is not the fastest",

@@ -40,6 +40,30 @@ def fp32_onnxruntime(job):
     return _by_hand(job, "onnxruntime")
 
 
+def weight_int8_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=4, group=32))
+
+
+def weight_int8_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=4, group=32))
+
+
 def _by_hand(job, target, *steps, **options):
     import hasten
 
@@ -92,6 +116,10 @@ VARIANTS = {
     "int8_bf16_openvino": int8_bf16_openvino,
     "bf16_openvino": bf16_openvino,
     "fp32_onnxruntime": fp32_onnxruntime,
+    "weight_int8_onnxruntime": weight_int8_onnxruntime,
+    "weight_int4_onnxruntime": weight_int4_onnxruntime,
+    "weight_int8_openvino": weight_int8_openvino,
+    "weight_int4_openvino": weight_int4_openvino,
 }
 KINDS = {
     "search": ("image", "text"),
@@ -100,6 +128,10 @@ KINDS = {
     "int8_bf16_openvino": ("image", "text"),
     "bf16_openvino": ("image", "text", "decoder"),
     "fp32_onnxruntime": ("image", "text", "decoder"),
+    "weight_int8_onnxruntime": ("decoder",),
+    "weight_int4_onnxruntime": ("decoder",),
+    "weight_int8_openvino": ("decoder",),
+    "weight_int4_openvino": ("decoder",),
 }
 NEEDS_VALIDATION = ("search",)
 BUDGETED = ("search",)
