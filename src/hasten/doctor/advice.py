@@ -30,9 +30,7 @@ def _without(diagnosis: Diagnosis, version: Version) -> float:
     """The gain that is there without this change: that of the quickest version which the change was made to."""
     if version.kind == "runtime":
         return 1.0
-    simpler = {"bf16": ("now", "runtime"), "int8": ("now", "runtime")}.get(
-        version.kind, ("now", "runtime", "bf16", "int8")
-    )
+    simpler = {"bf16": ("now", "runtime"), "int8": ("now", "runtime")}.get(version.kind, ("now", "runtime", "bf16", "int8"))
     known = [v for v in diagnosis.versions if v.kind in simpler and v.name in diagnosis.latencies]
     return max((_gain(diagnosis, v) for v in known), default=1.0)
 

@@ -248,3 +248,4 @@ def _widths(measured: list[Measured], limits: Ceilings, all_weights: int) -> dic
             if other is not None:
                 found[layer.label] = other
     return {best.version.name: found}
+

@@ -88,7 +88,9 @@ def write_chain(length: int, path: Path) -> None:
     from onnx import TensorProto, helper
 
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
-    nodes = [helper.make_node("Softmax", [a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [
+        helper.make_node("Softmax", [a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)
+    ]
     one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "chain", one[:1], one[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)

@@ -13,6 +13,7 @@ _COMPUTE_KINDS = (
 )  # fmt: skip
 
 
+
 @dataclass(frozen=True)
 class Row:
     """Nodes of one program that did one layer's work, or one node without a layer.

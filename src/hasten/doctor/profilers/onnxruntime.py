@@ -73,7 +73,9 @@ def _record(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
         options.profile_file_prefix = os.path.join(scratch, "profile")
         session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
         feeds = dict(zip((value.name for value in session.get_inputs()), inputs, strict=True))
-        plain_us, profiled_us, _, calls = alternate(lambda: program(*inputs), lambda: session.run(None, feeds), seconds)
+        plain_us, profiled_us, _, calls = alternate(
+            lambda: program(*inputs), lambda: session.run(None, feeds), seconds
+        )
         return _Record(json.loads(Path(session.end_profiling()).read_text()), plain_us, profiled_us, calls)
 
 

@@ -67,7 +67,9 @@ class Profile:
         return cls(nodes, value["plain_us"], value["profiled_us"], value["calls"], value["note"])
 
 
-def alternate(plain: Callable[[], Any], profiled: Callable[[], Any], seconds: float) -> tuple[float, float, float, int]:
+def alternate(
+    plain: Callable[[], Any], profiled: Callable[[], Any], seconds: float
+) -> tuple[float, float, float, int]:
     """Call two forms of one program in turns.
 
     Returns:
