@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput, unknown
 from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, targets
@@ -57,20 +60,47 @@ def variants(part: type[Any]) -> list[Any]:
     return [part(**dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
 
 
-def post_training(usable: dict[str, type[Target]]) -> list[Recipe]:
-    """Recipes that need no training: every target at every precision, then quantized as its kernels want it."""
-    floats = [Recipe((), target) for part in usable.values() for target in variants(part) if not target.missing()]
-    quantized = [
-        Recipe(steps, target)
-        for part in usable.values()
-        for steps in _quantizers(part)
-        for target in variants(part)  # what stays in float runs at the target's precision
-        if not target.missing()
-    ]
+def free(usable: Mapping[str, type[Target]]) -> list[Recipe]:
+    """Recipes that change nothing: every target at every precision."""
     original = Recipe((), make_target(BASELINE))
-    return [recipe for recipe in floats + quantized if recipe != original]
+    recipes = [Recipe((), target) for part in usable.values() for target in _here(part)]
+    return [recipe for recipe in recipes if recipe != original]
+
+
+def quantized(usable: Mapping[str, type[Target]]) -> list[Recipe]:
+    """The original quantized as each target's kernels want it; what stays in float runs at the target's precision."""
+    return [Recipe(steps, target) for part in usable.values() for steps in _quantizers(part) for target in _here(part)]
+
+
+def prepared(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Recipe]:
+    """A quantized recipe with what may make rounding cheaper for this graph done before it.
+
+    Args:
+        recipe: Ends in `quantize`.
+        graph: The original.
+        lost: Whether plain rounding lost accuracy that counts.
+    """
+    operators = {str(node.target) for node in graph.graph.nodes}
+    names = []
+    if "aten.layer_norm.default" in operators:
+        names.append("smooth_quant")  # outliers behind layer norms
+    if lost and any(map(_is_depthwise, graph.graph.nodes)):
+        names.append("equalize_layers")  # channels of unlike range in one tensor
+    return [replace(recipe, steps=(make_technique(name), *recipe.steps)) for name in names]
+
+
+def _here(part: type[Target]) -> list[Target]:
+    return [target for target in variants(part) if not target.missing()]
 
 
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:
     """The ways to quantize for a target: one for each placement of Q/DQ that it states."""
     return [(make_technique("quantize", {"placement": name}),) for name in getattr(part, "placements", ())]
+
+
+def _is_depthwise(node: Node) -> bool:
+    if not str(node.target).startswith("aten.conv"):
+        return False
+    weight = node.args[1]
+    shape = weight.meta["val"].shape if isinstance(weight, Node) else ()
+    return len(shape) > 2 and shape[1] == 1 and shape[0] > 1
