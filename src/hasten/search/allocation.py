@@ -88,7 +88,9 @@ def explore(model: CostModel, curves: Curves, measure: Measure, probes: int, see
         seed: Of the sampler.
     """
     study = _study(seed)
-    space = {name: optuna.distributions.CategoricalDistribution((0.0, *GRID)) for name in curves}
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.CategoricalDistribution((0.0, *GRID)) for name in curves
+    }
     for goal in GOALS:
         shares, _ = allocate(curves, model, goal * model.base)
         study.enqueue_trial({name: shares.get(name, 0.0) for name in curves}, skip_if_exists=True)

@@ -14,13 +14,13 @@ from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, unif
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
 from hasten.search.session import Session
-from hasten.search.stages import Shares, Stage, find_stages, stage_curves, steps_of
+from hasten.search.stages import Shares, find_stages, stage_curves, steps_of
 from hasten.search.trial import Trial, fits
 from hasten.training import mean_score
 
 # Timing cut networks may take this share of a deadline, and where there is none this many measurements.
 _SHARE, _MOST_PROBES = 0.2, 20
-_FEWEST_PROBES = 3
+FEWEST_PROBES = 3
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
 _FEWEST_BLOCKS = 4
@@ -100,7 +100,7 @@ class Candidates:
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
-        single = self.probes >= _FEWEST_PROBES + len(self.stages)
+        single = self.probes >= FEWEST_PROBES + len(self.stages)
         self.model = fit(self.stages, 1 / base, self._cost, single)
         if self.model is None:
             self.session.decide("pruning", False, "half of all units less is not faster on this runtime")
@@ -108,7 +108,7 @@ class Candidates:
         groups = damage_curves(self.session, self.graph, self.stages)
         self.curves = groups
         by_stage = stage_curves(self.stages, groups, list(GRID))
-        left = max(len(GRID) // 2, self.probes - _FEWEST_PROBES - single * len(self.stages))
+        left = max(len(GRID) // 2, self.probes - FEWEST_PROBES - single * len(self.stages))
         points = explore(self.model, by_stage, self._cost, left, self.session.seed)
         return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
 

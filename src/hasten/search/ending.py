@@ -32,16 +32,17 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
     """
     if passing:
         best = passing[0]
+        how = f"{best.merit(budget.objective):.2f}x {_BETTER[budget.objective]}"
         return (
-            f"{best.trial.name} is {best.merit(budget.objective):.2f}x {_BETTER[budget.objective]} and passed: the drop "
-            f"is at most {best.certificate.upper_bound:.4f} with {best.certificate.family_confidence:.0%} confidence."
+            f"{best.trial.name} is {how} and passed: the drop is at most {best.certificate.upper_bound:.4f} "
+            f"with {best.certificate.family_confidence:.0%} confidence."
         )
     if finals:
         nearest = min(finals, key=lambda f: f.certificate.upper_bound)
         if nearest.certificate.passed:
             return (
                 f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
-                f"{nearest.latency.median_ms:.2f} ms in the final timing, above the budget of {budget.max_latency_ms:g}."
+                f"{nearest.latency.median_ms:.2f} ms in the final timing, above {budget.max_latency_ms:g}."
             )
         return (
             f"Nothing passed. Nearest: {nearest.trial.name}, whose drop of {nearest.certificate.drop:.4f} can only be "

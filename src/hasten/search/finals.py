@@ -73,7 +73,8 @@ class Finals:
 def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
     """The best trials within the budget on the search part, and among them one that is safe.
 
-    When every good trial changes some predictions, the last place goes to the best of those that change the fewest, that a narrow failure of the best still leaves something certified.
+    When every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
+    that a narrow failure of the best still leaves something certified.
     """
     within = sorted((t for t in trials if fits(t, budget)), key=lambda t: -t.merit)
     chosen = within[: budget.finalists]

@@ -1,4 +1,4 @@
-"""The graphs of a run: recipes that share steps share the work; what was trained is kept on disk, the rest is made anew."""
+"""The graphs of a run: recipes that share steps share the work; what was trained is kept on disk."""
 
 import hashlib
 import shutil

@@ -4,13 +4,22 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from hasten.distillation.teacher import Pairs
 from hasten.recipe import Recipe, Technique, make_technique, name_of, options_of
-from hasten.search.candidates import Architecture, Candidates, Finish, better_finish, finishes, probe_budget
-from hasten.search.graphs import Steps
+from hasten.search.candidates import (
+    FEWEST_PROBES,
+    Architecture,
+    Candidates,
+    Finish,
+    better_finish,
+    finishes,
+    probe_budget,
+)
+from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, spread
-from hasten.search.session import Session
+from hasten.search.session import OutOfTime, Session
 from hasten.search.trial import Trial
 from hasten.training import mean_score, quiet, watched
 
@@ -22,6 +31,7 @@ _BOUND_S, _MOST_RACES = 600.0, 2
 _FIRST_SHARE = 0.6
 # A drop of this many times the budget, after all its training, tells that even more is out of reach.
 _FAR = 2.0
+_FEWEST_STEPS = 10
 _QAT_STEP = 2.0
 """A training step with rounding, in steps without, until one was timed."""
 
@@ -48,11 +58,15 @@ def train_and_race(session: Session) -> None:
         return
     rescue_rounding(session)
     probes = probe_budget(session, ends)
+    if probes < FEWEST_PROBES:
+        session.decide(
+            "training", False, f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
+        )
+        return
     finish = better_finish(session, ends)
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
     pool = candidates.first(base)
-    session.listener.begin(len(session.trials) - 1)
     ceiling = float("inf")
     tried: set[Steps] = set()
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
@@ -71,7 +85,8 @@ def train_and_race(session: Session) -> None:
         entrants = spread([(a.merit, a) for a in field], best, heat.entrants)
         tried |= {a.steps for a in entrants}
         _announce(session, field, entrants, best, heat)
-        for trial in race(session, entrants, heat, cost):
+        session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
+        for trial in race(session, entrants, heat):
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling = min(ceiling, trial.merit)
 
@@ -103,7 +118,7 @@ def _announce(
         session.decide(a.name, a in entrants, why, a.merit / best, each_s)
 
 
-def race(session: Session, entrants: Sequence[Architecture], heat: Heat, cost: StepCost) -> list[Trial]:
+def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[Trial]:
     """Train all, keep the better half, train on; returns every entrant's last trial."""
     standing = [(a, a.steps) for a in entrants]
     last: dict[Steps, Trial] = {}
@@ -112,7 +127,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat, cost: S
         steps, final = heat.steps * 2**rung, rung == heat.rungs - 1
         ranked = []
         for a, done in standing:
-            trial = _recover(session, a, done, steps, rung, final, cost)
+            trial = _recover(session, a, done, steps, rung, final)
             last[a.steps] = trial
             samples = len(session.bench.holdout.search)
             worth = promise(trial, best, session.budget.max_drop, samples, heat.rungs - 1 - rung)
@@ -124,20 +139,26 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat, cost: S
             session.decide(f"rung {rung + 2} of {a.name}", any(a is k[1] for k in kept), why, trial.merit / best)
         standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
     for a, _ in standing:
-        train_rounding(session, last[a.steps], heat.steps, cost)
+        train_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
     return list(last.values())
 
 
-def _recover(
-    session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool, cost: StepCost
-) -> Trial:
-    options = {"epochs": -(-steps // cost.per_epoch), "max_steps": steps, "seed": session.seed + rung}
-    distill = make_technique("distill", options)
+def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Trial:
+    cost = step_cost(session, a)
     # Rounding against the data takes long and says little about who recovers better.
     ending = a.finish if final else Finish(tuple(map(_without_rounding, a.finish.steps)), a.finish.target)
-    recipe = ending.recipe((*done, distill))
-    overhead_s = _overhead_s(session, recipe, cost)
-    return session.attempt(recipe, steps * cost.step_s + overhead_s, session.left_s() - overhead_s)
+    overhead_s = _overhead_s(session, ending.recipe(done), cost)
+
+    def what_fits() -> dict[str, int]:
+        left_s = min(session.left_s() - overhead_s, steps * cost.step_s)
+        return {"steps": max(int(left_s / cost.step_s), 0)}
+
+    fitting = session.journal.once("plan", f"steps of rung {rung + 1} after {key_of(done)}", what_fits)["steps"]
+    if fitting < min(_FEWEST_STEPS, steps):
+        raise OutOfTime
+    options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
+    recipe = ending.recipe((*done, make_technique("distill", options)))
+    return session.attempt(recipe, 0.0, session.left_s() - overhead_s)
 
 
 def train_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -> None:
@@ -172,7 +193,7 @@ def rescue_rounding(session: Session) -> None:
 
 
 def step_cost(session: Session, a: Architecture | None) -> StepCost:
-    """Timed on the first steps of a recovery, once per run."""
+    """Timed on the first steps of a recovery, then learned from the last one."""
 
     def measure() -> dict[str, float]:
         session.listener.trying("timing training steps")
@@ -185,7 +206,15 @@ def step_cost(session: Session, a: Architecture | None) -> StepCost:
         return asdict(StepCost(step_s, setup_s, len(Pairs.of(session.bench.task)))) | {"wall_s": wall_s}
 
     found = session.journal.once("plan", "training step", measure)
-    return StepCost(found["step_s"], found["setup_s"], found["per_epoch"])
+    learned = [x for x in map(partial(_learned_step_s, setup_s=found["setup_s"]), session.trials) if x]
+    return StepCost(learned[-1] if learned else found["step_s"], found["setup_s"], found["per_epoch"])
+
+
+def _learned_step_s(trial: Trial, setup_s: float) -> float:
+    """Seconds per step of a trial's recovery; 0 if it had none."""
+    steps = [options_of(step) for step in trial.recipe.steps if name_of(step) == "distill"]
+    count = (steps[-1]["stop_after"] or steps[-1]["max_steps"]) if steps else 0
+    return max(trial.seconds.get("distill", 0.0) - setup_s, 0.0) / count if count else 0.0
 
 
 def _plan(session: Session, finish: Finish, cost: StepCost, available: int, number: int, started_s: float) -> Heat:

@@ -101,7 +101,7 @@ def run(
             "certify": len(holdout.certify),
         }
         same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
-        begin = setup | {"is": setup | same | {"targets": sorted(usable)}}
+        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}}
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")

@@ -33,7 +33,7 @@ def ship(
         answers = [np.array(x.open()) for x in outputs]
     shutil.rmtree(scratch, ignore_errors=True)
     arrays = [x.open()[rows] for x in bench.holdout.inputs]
-    about = {
+    about: dict[str, Any] = {
         "device": fingerprint(),
         "size_bytes": trial.size_bytes,
         "peak_memory_bytes": trial.peak_memory_bytes,
@@ -46,7 +46,7 @@ def ship(
         arrays,
         answers,
         certificate=certificate,
-        measurements=about | measurements,
+        measurements=about | dict(measurements),
     )
 
 

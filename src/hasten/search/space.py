@@ -102,5 +102,5 @@ def _is_depthwise(node: Node) -> bool:
     if not str(node.target).startswith("aten.conv"):
         return False
     weight = node.args[1]
-    shape = weight.meta["val"].shape if isinstance(weight, Node) else ()
+    shape = tuple(weight.meta["val"].shape) if isinstance(weight, Node) else (0,)
     return len(shape) > 2 and shape[1] == 1 and shape[0] > 1

@@ -1,5 +1,6 @@
 """Parts of a network that are cut by one share each, and the pruning steps that shares stand for."""
 
+import itertools
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def stage_curves(stages: list[Stage], curves: Curves, shares: list[float]) -> Cu
 def damage_of(curve: Mapping[float, float], share: float) -> float:
     """A measured curve at any share: linear between its points and the origin, level beyond them; 0 if it is empty."""
     points = [(0.0, 0.0), *sorted(curve.items())]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if share <= x1:
             return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
     return points[-1][1]
