@@ -1,6 +1,7 @@
 """The phase that trains, end to end on digits: for size, because size does not depend on how busy the machine is."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,20 @@ import pytest
 
 import hasten
 from hasten.recipe import Recipe, name_of
+from hasten.search import candidates, heat
 from hasten.search.journal import Journal
 from hasten.task import Budget
 
 
 @pytest.fixture(scope="module")
-def result(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> hasten.Result:
+def result(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hasten.Result]:
+    with pytest.MonkeyPatch.context() as patch:  # a small field is enough here
+        patch.setattr(heat, "_ENTRANTS", (2, 1))
+        patch.setattr(candidates, "_MOST_PROBES", 6)
+        yield _run(digits_task, tmp_path_factory)
+
+
+def _run(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> hasten.Result:
     out = tmp_path_factory.mktemp("run") / "digits"
     budget = Budget(max_drop=0.02, objective="size")
     return hasten.run(digits_task, budget, targets=["onnxruntime"], out=out)

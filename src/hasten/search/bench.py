@@ -158,6 +158,8 @@ class Bench:
         try:
             with _clock(seconds, "compile"):
                 recipe.target.compile(graph, self.task, folder / "compiled")
+            if self.objective == "size":
+                return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with _clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
                 latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
             return (gain if gain == gain else latency.ratio), seconds

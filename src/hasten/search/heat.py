@@ -17,7 +17,7 @@ _FEWEST_STEPS = 20
 _MOST_EPOCHS = 3
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
-_UNSURE = 0.3
+_UNSURE = 0.15
 
 T = TypeVar("T")
 

@@ -150,8 +150,8 @@ def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: i
     overhead_s = _overhead_s(session, ending.recipe(done), cost)
 
     def what_fits() -> dict[str, int]:
-        left_s = min(session.left_s() - overhead_s, steps * cost.step_s)
-        return {"steps": max(int(left_s / cost.step_s), 0)}
+        left_s = min(session.left_s() - overhead_s, 2 * steps * cost.step_s)
+        return {"steps": min(steps, max(int(left_s / cost.step_s), 0))}
 
     fitting = session.journal.once("plan", f"steps of rung {rung + 1} after {key_of(done)}", what_fits)["steps"]
     if fitting < min(_FEWEST_STEPS, steps):

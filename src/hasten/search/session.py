@@ -81,7 +81,7 @@ class Session:
             trial = self.bench.try_recipe(len(self.journal.read("trial")), recipe, limit_s)
             self.journal.append("trial", trial.to_json(), key)
         self.trials.append(trial)
-        self.listener.done(_line(trial), f"best {self.best.merit:.2f}x" if self.best else "")
+        self.listener.done(_line(trial, self.budget.objective), f"best {self.best.merit:.2f}x" if self.best else "")
         if self.best is trial:
             keep_best_so_far(self.bench, self.folder, trial)
         return trial
@@ -145,7 +145,8 @@ def _measuring(trial: Trial) -> list[float]:
     return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy")]
 
 
-def _line(trial: Trial) -> str:
+def _line(trial: Trial, objective: str) -> str:
     if trial.failure:
         return f"  {trial.name}: failed: {trial.failure}"
-    return f"  {trial.name}: {trial.ratio:.2f}x, drop {trial.drop:+.4f} on the search part"
+    gain = "" if objective == "latency" else f", {objective} {trial.merit:.2f}x better"
+    return f"  {trial.name}: {trial.ratio:.2f}x faster{gain}, drop {trial.drop:+.4f} on the search part"
