@@ -48,8 +48,8 @@ def latest(contests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def is_quick(run: dict[str, Any]) -> bool:
-    """Whether a run was made with `--quick`."""
-    return "--quick" in run["command"]
+    """Whether a run was made with `--quick` or for some peers only."""
+    return bool(run["quick"])
 
 
 def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> str:
@@ -126,7 +126,7 @@ def section(item: dict[str, Any]) -> list[str]:
         *_quality_head(item),
         "MB",
         "peak MB",
-        "tool s",
+        "tool CPU s",
         "lines",
     ]
     return [*parts, table(head, [_row(item, row) for row in _sorted(item["rows"])])]
@@ -160,7 +160,7 @@ def _row(item: dict[str, Any], row: dict[str, Any]) -> list[str]:
     name = [peers()[row["peer"]].title if row["peer"] in peers() else row["peer"], row["variant"]]
     if row["failure"]:
         return [*name, f"failed: {row['failure']}"[:160], *[""] * (6 + quality)]
-    tool = [f"{row['tool']['seconds']:.0f}", str(row["tool"]["lines"])]
+    tool = [f"{row['tool']['cpu_seconds']:.0f}", str(row["tool"]["lines"])]
     rate = f"{row['throughput']['samples_per_s']:.0f}" if row["throughput"] else ""
     sizes = [f"{row['size_bytes'] / 1e6:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"]
     return [*name, _ratio(row["latency"]), _ms(row["latency"]), rate, *_quality(item, row["quality"]), *sizes, *tool]

@@ -159,6 +159,29 @@ def report_command(run: Annotated[Path, typer.Argument(metavar="RUN", help="A ru
     _print_result(json.loads((run / "result.json").read_text()), run)
 
 
+@app.command("doctor")
+def doctor_command(
+    subject: Annotated[str, typer.Argument(metavar="TASK|ARTIFACT", help="A task, or the folder of an artifact.")],
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure the machine again.")] = False,
+    rows: Annotated[int, typer.Option(help="Layers to show; 0: all.")] = 15,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the limit of this machine is, where each layer stands, and what would bring most."""
+    from hasten.doctor.diagnose import doctor
+    from hasten.report.doctor import diagnosis_tables
+    from hasten.taskfile import load_task
+
+    console = Console(stderr=True)
+    opened = Path(subject) if Path(subject).is_dir() else load_task(subject)
+    with console.status("measuring this machine") as status:
+        found = doctor(opened, fresh=fresh, say=lambda line: status.update(line)).to_json()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    out = Console()
+    (out if out.is_terminal else Console(width=200)).print(diagnosis_tables(found, rows))
+
+
 targets_app = typer.Typer(help="List the targets, or install the environments of those that need one of their own.")
 app.add_typer(targets_app, name="targets")
 

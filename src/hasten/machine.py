@@ -33,6 +33,11 @@ def cpu_has_bf16() -> bool:
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether the driver of an NVIDIA GPU is loaded; says nothing about which libraries can use it."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu"))
+
+
 def cpu_name() -> str:
     """The processor's model name."""
     path = Path("/proc/cpuinfo")

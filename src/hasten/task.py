@@ -35,7 +35,14 @@ class Task:
             from the search part of `holdout`.
         loss: `loss(output, target) -> scalar tensor`. None: cross entropy.
         score: `score(output, target) -> [N]`, one number per sample, higher is better. None: top-1.
+        preprocess: Module that turns raw inputs into the model's, `model(*preprocess(*inputs))`: resizing, normalising,
+            layout, uint8 to float. It is compiled into the artifact. `example`, `holdout`, `train` and `calibration`
+            then hold raw inputs.
+        postprocess: Module that is called with the model's outputs, one argument each: softmax, top-k, pooling. It is
+            compiled into the artifact, and `score` judges what it returns; `loss` keeps judging the model's output.
         name: Shown in reports.
+
+    Techniques see neither module: they work on `inner`, so pruning and quantization leave both as they are.
 
     `output` is what the captured graph returns: a tensor, or a tuple of tensors when the model returns several.
 
@@ -50,6 +57,8 @@ class Task:
     calibration: Iterable[Any] | None = None
     loss: Loss | None = None
     score: Score | None = None
+    preprocess: nn.Module | None = None
+    postprocess: nn.Module | None = None
     name: str = "task"
 
     def __post_init__(self) -> None:
@@ -73,6 +82,24 @@ class Task:
             value = getattr(self, field)
             if value is not None and not callable(value):
                 raise InvalidInput(f"`{field}` must be callable as {field}(output, target), but got {_kind(value)}.")
+        for field in ("preprocess", "postprocess"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, nn.Module):
+                raise InvalidInput(f"`{field}` must be a torch.nn.Module or None, but got {_kind(value)}.")
+
+    @property
+    def inner(self) -> "Task":
+        """This task as the model itself sees it: inputs after `preprocess`, outputs before `postprocess`.
+
+        What to capture and to hand to techniques; the task itself when it has neither module. Batches are preprocessed
+        whenever they are read. `score` judges the output after `postprocess`.
+
+        Raises:
+            InvalidInput: `preprocess` does not turn `example` into inputs.
+        """
+        from hasten.graph.fuse import without_fused
+
+        return without_fused(self)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from hasten.artifact import Artifact, load
 from hasten.errors import InvalidInput
 from hasten.machine import usable_cores
+from hasten.manifest import read_arrays
 from hasten.recipe import Program, make_target
 
 
@@ -89,9 +90,7 @@ def open_artifact(
         inputs=tuple(manifest["inputs"]),
         outputs=tuple(manifest["outputs"]),
         fixed=next((x for x in batches if x is not None), None),
-        example=tuple(
-            np.load(folder / f"check_input_{i}.npy", allow_pickle=False) for i in range(len(manifest["inputs"]))
-        ),
+        example=tuple(read_arrays(folder, "check_input", len(manifest["inputs"]))),
         close=close,
     )
     runner.warm_up()

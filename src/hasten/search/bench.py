@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from hasten.errors import HastenError
 from hasten.graph.capture import has_dynamic_batch, placeholders
+from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
 from hasten.measure.arrays import ArrayFile
 from hasten.measure.energy import EnergyCounter, compare_energy
@@ -45,7 +46,7 @@ class Bench:
 
     Args:
         task: The user's task; its `holdout` is not read here.
-        graph: The captured original.
+        graph: The captured original, of `task.inner`.
         holdout: The stored holdout.
         folder: Where trials are compiled, one sub-folder each; what an earlier session left of the original is used.
         objective: What `Trial.merit` stands for.
@@ -65,8 +66,9 @@ class Bench:
         self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
-        self.graphs = GraphStore(graph, self.task, folder.parent / "graphs")
-        self.input_names = [node.name for node in placeholders(graph)]
+        self.inner = self.task.inner
+        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs")
+        self.input_names = [node.name for node in placeholders(fuse(graph, self.task))]
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
         done = self.folder(0).parent / "outputs.json"
@@ -157,7 +159,7 @@ class Bench:
         (folder / "compiled").mkdir(parents=True)
         try:
             with _clock(seconds, "compile"):
-                recipe.target.compile(graph, self.task, folder / "compiled")
+                recipe.target.compile(fuse(graph, self.task), self.task, folder / "compiled")
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with _clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
@@ -223,7 +225,7 @@ class Bench:
         folder.mkdir(parents=True)
         graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
         with _clock(seconds, "compile"):
-            recipe.target.compile(graph, self.task, folder)
+            recipe.target.compile(fuse(graph, self.task), self.task, folder)
         return replace(recipe, steps=steps)
 
 

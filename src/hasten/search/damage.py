@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from hasten.pruning.sensitivity import Curves, sensitivity
 from hasten.pruning.structured import Cutting
 from hasten.search.session import Session
 from hasten.search.stages import KINDS, Stage
-from hasten.task import Task
+from hasten.task import Task, labelled
 
 # A share of a deadline, or seconds where there is none.
 _SHARE, _SECONDS = 0.12, 120.0
@@ -41,8 +42,8 @@ def fidelity(output: Any, target: Any) -> Tensor:
 def on_few(session: Session, rows: int) -> Task:
     """The task with `rows` samples of the search part as holdout, judged by `fidelity`."""
     bench = session.bench
-    few = bench.holdout.batches(bench.holdout.search[:rows], bench.sizes.evaluation)
-    return replace(bench.task, holdout=[(inputs, None) for inputs, _ in few], score=fidelity)
+    few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
+    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity)
 
 
 def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:

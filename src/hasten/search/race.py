@@ -200,10 +200,10 @@ def step_cost(session: Session, a: Architecture | None) -> StepCost:
         graph, _ = session.bench.graphs.after(a.steps if a else (), {})
         started = time.perf_counter()
         with quiet(), watched() as watch:
-            make_technique("distill", {"epochs": 1, "max_steps": 4}).apply(graph, session.bench.task)
+            make_technique("distill", {"epochs": 1, "max_steps": 4}).apply(graph, session.bench.inner)
         wall_s, step_s = time.perf_counter() - started, watch.typical_step_s
         setup_s = max(wall_s - step_s * len(watch.step_s), 0.0)
-        return asdict(StepCost(step_s, setup_s, len(Pairs.of(session.bench.task)))) | {"wall_s": wall_s}
+        return asdict(StepCost(step_s, setup_s, len(Pairs.of(session.bench.inner)))) | {"wall_s": wall_s}
 
     found = session.journal.once("plan", "training step", measure)
     learned = [x for x in map(partial(_learned_step_s, setup_s=found["setup_s"]), session.trials) if x]
@@ -243,7 +243,7 @@ def _overhead_s(session: Session, recipe: Recipe, cost: StepCost) -> float:
 
 def _float_drop(session: Session, steps: Steps) -> float:
     graph, _ = session.bench.graphs.after(steps, {})
-    score = mean_score(session.bench.task)
+    score = mean_score(session.bench.inner)
     reference = session.bench.baseline_scores[session.bench.holdout.search].mean()
     return float(reference) - score(graph)
 

@@ -88,7 +88,7 @@ def run(
     with opened(Path(out), resume) as folder:
         journal = Journal(folder / JOURNAL)
         listener.trying("capturing the model")
-        graph = capture(task.model, task.example)
+        graph = capture(task.model, task.inner.example)
         listener.trying("reading the holdout")
         holdout = store_holdout(task, folder / "data", seed)
         setup = {
