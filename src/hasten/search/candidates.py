@@ -3,13 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from torch.fx import GraphModule
 
 from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
-from hasten.recipe import Recipe, Target, Technique, describe, make_technique, name_of
+from hasten.recipe import Recipe, Target, Technique, describe, make_technique, name_of, options_of
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
@@ -37,11 +37,14 @@ class Finish:
 
     def rough(self) -> Steps:
         """Steps that give a program of the same speed sooner, with weights that need not be good."""
-        quick = {"weight_rounding": False, "bias_correction": False, "samples": 16}
-        return tuple(
-            cast(Technique, replace(cast(Any, step), **quick)) if name_of(step) == "quantize" else step
-            for step in self.steps
-        )
+        return self._with_plain(bias_correction=False, samples=16).steps
+
+    def quick(self) -> "Finish":
+        """The same with weights rounded to the nearest, which tells as well who recovers better."""
+        return self._with_plain()
+
+    def _with_plain(self, **options: Any) -> "Finish":
+        return replace(self, steps=tuple(plain_quantize(step, **options) for step in self.steps))
 
     def recipe(self, steps: Steps) -> Recipe:
         """The recipe of a candidate that is cut and trained by `steps`."""
@@ -65,6 +68,14 @@ class Architecture:
     merit: float
     damage: float
     finish: Finish
+
+
+def plain_quantize(step: Technique, **options: Any) -> Technique:
+    """`quantize` to the nearest integers in place of a step that quantizes with more effort; others as they are."""
+    if name_of(step) not in ("quantize", "train_quantized"):
+        return step
+    kept = {k: v for k, v in options_of(step).items() if k in ("placement", "observer", "samples", "keep_float")}
+    return make_technique("quantize", kept | {"rounding": "nearest"} | options)
 
 
 def finishes(session: Session) -> list[Finish]:

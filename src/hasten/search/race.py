@@ -59,9 +59,8 @@ def train_and_race(session: Session) -> None:
     rescue_rounding(session)
     probes = probe_budget(session, ends)
     if probes < FEWEST_PROBES:
-        session.decide(
-            "training", False, f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
-        )
+        why = f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
+        session.decide("training", False, why)
         return
     finish = better_finish(session, ends)
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
@@ -146,7 +145,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
 def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Trial:
     cost = step_cost(session, a)
     # Rounding against the data takes long and says little about who recovers better.
-    ending = a.finish if final else Finish(tuple(map(_without_rounding, a.finish.steps)), a.finish.target)
+    ending = a.finish if final else a.finish.quick()
     overhead_s = _overhead_s(session, ending.recipe(done), cost)
 
     def what_fits() -> dict[str, int]:
@@ -170,8 +169,10 @@ def train_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -
     before = trial.recipe.steps[: at[0]]
     drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
     expected_s = steps * cost.step_s * _QAT_STEP + _overhead_s(session, trial.recipe, cost)
-    helps = drop <= max_drop
+    left_s = session.left_s()
+    helps = drop <= max_drop and expected_s <= left_s
     why = f"rounding drops {trial.drop:+.4f}, the float network {drop:+.4f}"
+    why += f", but {left_s:.0f} s are left" if expected_s > left_s else ""
     best = session.best.merit if session.best else 1.0
     session.decide(f"training while rounding trial {trial.number}", helps, why, trial.merit / best, expected_s)
     if helps:
@@ -257,12 +258,6 @@ def _rounding_trained(step: Technique, steps: int, seed: int, cost: StepCost) ->
     }
     epochs = -(-steps // cost.per_epoch)
     return make_technique("train_quantized", same | {"epochs": epochs, "max_steps": steps, "seed": seed})
-
-
-def _without_rounding(step: Technique) -> Technique:
-    if name_of(step) != "quantize":
-        return step
-    return make_technique("quantize", options_of(step) | {"weight_rounding": False})
 
 
 def _trained_steps(trial: Trial) -> Steps:
