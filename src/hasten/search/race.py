@@ -20,7 +20,8 @@ from hasten.search.candidates import (
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, spread
 from hasten.search.session import OutOfTime, Session
-from hasten.search.trial import Trial
+from hasten.search.space import rounded_against_data
+from hasten.search.trial import Trial, fits
 from hasten.training import mean_score, quiet, watched
 
 # Only what is this much better than the best so far is worth training.
@@ -138,7 +139,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
             session.decide(f"rung {rung + 2} of {a.name}", any(a is k[1] for k in kept), why, trial.merit / best)
         standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
     for a, _ in standing:
-        train_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
+        save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
     return list(last.values())
 
 
@@ -160,37 +161,45 @@ def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: i
     return session.attempt(recipe, 0.0, session.left_s() - overhead_s)
 
 
-def train_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -> None:
-    """Quantization-aware training, where rounding after recovery loses too much and recovery itself does not."""
-    max_drop = session.budget.max_drop
+def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -> None:
+    """Where rounding loses too much and the float network does not: round against the data, then train while rounding.
+
+    Args:
+        session: The search.
+        trial: Has a `quantize` step, or nothing is done.
+        steps: Of the training.
+        cost: Of a training step.
+    """
     at = [i for i, step in enumerate(trial.recipe.steps) if name_of(step) == "quantize"]
-    if not at or trial.latency is None or trial.drop <= max_drop:
+    if not at or trial.latency is None or trial.drop <= session.budget.max_drop:
         return
-    before = trial.recipe.steps[: at[0]]
+    before, plain = trial.recipe.steps[: at[0]], trial.recipe.steps[at[0]]
     drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
-    expected_s = steps * cost.step_s * _QAT_STEP + _overhead_s(session, trial.recipe, cost)
-    left_s = session.left_s()
-    helps = drop <= max_drop and expected_s <= left_s
-    why = f"rounding drops {trial.drop:+.4f}, the float network {drop:+.4f}"
-    why += f", but {left_s:.0f} s are left" if expected_s > left_s else ""
     best = session.best.merit if session.best else 1.0
-    session.decide(f"training while rounding trial {trial.number}", helps, why, trial.merit / best, expected_s)
-    if helps:
-        recipe = Recipe(
-            (*before, _rounding_trained(trial.recipe.steps[at[0]], steps, session.seed, cost)), trial.recipe.target
-        )
-        session.attempt(recipe, expected_s, session.left_s() - _overhead_s(session, recipe, cost))
+    trained = _rounding_trained(plain, steps, session.seed, cost)
+    for step, training_s in ((rounded_against_data(plain), 0.0), (trained, steps * cost.step_s * _QAT_STEP)):
+        recipe = Recipe((*before, step), trial.recipe.target)
+        overhead_s = _overhead_s(session, recipe, cost)
+        expected_s, left_s = training_s + overhead_s, session.left_s()
+        helps = drop <= session.budget.max_drop and expected_s <= left_s
+        why = f"rounding drops {trial.drop:+.4f}, the float network {drop:+.4f}"
+        why += f"; {left_s:.0f} s are left" if expected_s > left_s else ""
+        if step != plain:
+            what = f"{name_of(step)} in place of plain rounding in trial {trial.number}"
+            session.decide(what, helps, why, trial.merit / best, expected_s)
+        if step != plain and helps and fits(session.attempt(recipe, 0.0, left_s - overhead_s), session.budget):
+            return
 
 
 def rescue_rounding(session: Session) -> None:
-    """Training while rounding, for the original: where plain rounding is the fastest but loses too much."""
+    """The same for the original: where rounding is the fastest but loses too much."""
     best = session.best.merit if session.best else 1.0
     rounded = [t for t in session.trials if t.latency and any(name_of(s) == "quantize" for s in t.recipe.steps)]
     fastest = max(rounded, key=lambda t: t.merit, default=None)
     if fastest is None or fastest.merit < best * _MARGIN or fastest.drop <= session.budget.max_drop:
         return
     cost = step_cost(session, None)
-    train_rounding(session, fastest, 2 * max(cost.per_epoch, 20), cost)
+    save_rounding(session, fastest, 2 * max(cost.per_epoch, 20), cost)
 
 
 def step_cost(session: Session, a: Architecture | None) -> StepCost:
@@ -238,7 +247,7 @@ def _plan(session: Session, finish: Finish, cost: StepCost, available: int, numb
 
 def _overhead_s(session: Session, recipe: Recipe, cost: StepCost) -> float:
     """What a trained trial takes beside its training steps."""
-    rounding = sum(session.step_s(name_of(step)) for step in recipe.steps if step.stage.name == "QUANTIZE")
+    rounding = sum(session.step_s(step) for step in recipe.steps if step.stage.name == "QUANTIZE")
     return session.trial_s(Recipe((), recipe.target)) + rounding + cost.setup_s
 
 

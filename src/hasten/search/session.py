@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasten.recipe import Recipe, name_of
+from hasten.recipe import Recipe, Technique, name_of, options_of
 from hasten.search.bench import Bench, reason
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener
@@ -124,12 +124,13 @@ class Session:
             sum(_measuring(t)) for t in self.trials if t.latency and name_of(t.recipe.target) == name_of(recipe.target)
         ]
         own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.latency] or [_FIRST_GUESS_S]
-        return sum(own) / len(own) + sum(self.step_s(name_of(step)) for step in recipe.steps)
+        return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
 
-    def step_s(self, technique: str) -> float:
-        """Mean seconds that a technique took so far; 0 if it is not known."""
-        known = [t.seconds[technique] for t in self.trials if technique in t.seconds]
-        return sum(known) / len(known) if known else 0.0
+    def step_s(self, step: Technique) -> float:
+        """Mean seconds that a technique took so far, rounding as in `step` if it rounds; 0 if that is not known."""
+        name = name_of(step)
+        alike = [t for t in self.trials if name in t.seconds and _rounding(step) in map(_rounding, t.recipe.steps)]
+        return sum(t.seconds[name] for t in alike) / len(alike) if alike else 0.0
 
     def _finals_s(self) -> float:
         """What the finals will take: inference on the certifying part, and throughput at growing batches."""
@@ -139,6 +140,10 @@ class Session:
         original_s = self.trials[0].latency.median_ms / 1e3 if self.trials and self.trials[0].latency else 0.0
         batches_s = original_s * 2 * self.bench.sizes.largest * 5
         return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
+
+
+def _rounding(step: Technique) -> tuple[str, str]:
+    return name_of(step), str(options_of(step).get("rounding", ""))
 
 
 def _measuring(trial: Trial) -> list[float]:

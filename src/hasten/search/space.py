@@ -9,7 +9,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput, unknown
-from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, targets
+from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, name_of, options_of, targets
 
 BASELINE = "eager"
 _NOT_BY_ITSELF = {"null"}
@@ -72,21 +72,29 @@ def quantized(usable: Mapping[str, type[Target]]) -> list[Recipe]:
     return [Recipe(steps, target) for part in usable.values() for steps in _quantizers(part) for target in _here(part)]
 
 
-def prepared(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Recipe]:
-    """A quantized recipe with what may make rounding cheaper for this graph done before it.
+def with_more_effort(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Recipe]:
+    """A quantized recipe with what may make rounding cost less accuracy for this graph.
 
     Args:
-        recipe: Ends in `quantize`.
+        recipe: Ends in a `quantize` that rounds to the nearest.
         graph: The original.
-        lost: Whether plain rounding lost accuracy that counts.
+        lost: Whether that lost accuracy that counts.
     """
     operators = {str(node.target) for node in graph.graph.nodes}
-    names = []
-    if "aten.layer_norm.default" in operators:
-        names.append("smooth_quant")  # outliers behind layer norms
-    if lost and any(map(_is_depthwise, graph.graph.nodes)):
-        names.append("equalize_layers")  # channels of unlike range in one tensor
-    return [replace(recipe, steps=(make_technique(name), *recipe.steps)) for name in names]
+    against_data = replace(recipe, steps=tuple(map(rounded_against_data, recipe.steps)))
+    recipes = [against_data] if lost else []
+    if "aten.layer_norm.default" in operators:  # outliers behind layer norms
+        recipes.append(replace(against_data, steps=(make_technique("smooth_quant"), *against_data.steps)))
+    if lost and any(map(_is_depthwise, graph.graph.nodes)):  # channels of unlike range in one tensor
+        recipes.append(replace(recipe, steps=(make_technique("equalize_layers"), *recipe.steps)))
+    return recipes
+
+
+def rounded_against_data(step: Technique) -> Technique:
+    """`quantize` that rounds weights against the calibration data in place of one that does not; others as they are."""
+    if name_of(step) != "quantize":
+        return step
+    return make_technique("quantize", options_of(step) | {"rounding": "gptq"})
 
 
 def _here(part: type[Target]) -> list[Target]:
@@ -95,7 +103,8 @@ def _here(part: type[Target]) -> list[Target]:
 
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:
     """The ways to quantize for a target: one for each placement of Q/DQ that it states."""
-    return [(make_technique("quantize", {"placement": name}),) for name in getattr(part, "placements", ())]
+    placements = getattr(part, "placements", ())
+    return [(make_technique("quantize", {"placement": name, "rounding": "nearest"}),) for name in placements]
 
 
 def _is_depthwise(node: Node) -> bool:
