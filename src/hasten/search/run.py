@@ -171,6 +171,7 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
         | {
             "explanation": explanation,
             "best": best.path.name if best else None,
+            "best_number": passing[0].trial.number if passing else None,
             "finals": [final.to_json() for final in ranked],
             "trials": [trial.to_json() for trial in session.trials],
             "seconds": seconds_by_stage(journal),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hasten.recipe import Recipe, Technique, name_of, options_of
+from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench, reason
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener
@@ -18,6 +18,8 @@ _FIRST_GUESS_S = 5.0
 # Starting runtimes, warming up, interleaved turns, packing: what the finals take beside inference.
 _FINALS_FIXED_S = 25.0
 _SAFETY = 1.15
+# What calibration takes, in inferences of the original per sample, until it is known.
+_PASSES_NEAREST, _PASSES = 5, 25
 
 
 class OutOfTime(Exception):
@@ -127,10 +129,19 @@ class Session:
         return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
 
     def step_s(self, step: Technique) -> float:
-        """Mean seconds that a technique took so far, rounding as in `step` if it rounds; 0 if that is not known."""
+        """Mean seconds that a technique took so far, rounding as in `step` if it rounds.
+
+        If that is not known: a guess for what calibrates, 0 for the rest.
+        """
         name = name_of(step)
         alike = [t for t in self.trials if name in t.seconds and _rounding(step) in map(_rounding, t.recipe.steps)]
-        return sum(t.seconds[name] for t in alike) / len(alike) if alike else 0.0
+        if alike:
+            return sum(t.seconds[name] for t in alike) / len(alike)
+        original = self.trials[0].latency if self.trials else None
+        if original is None or step.stage is not Stage.QUANTIZE:
+            return 0.0
+        passes = _PASSES_NEAREST if _rounding(step)[1] == "nearest" else _PASSES
+        return passes * int(options_of(step).get("samples", 0)) * original.median_ms / 1e3
 
     def _finals_s(self) -> float:
         """What the finals will take: inference on the certifying part, and throughput at growing batches."""
