@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +48,7 @@ def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact
     x = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     killed = threading.Event()
-    victim = list(cluster.worker_nodes)[0]
+    victim = next(iter(cluster.worker_nodes))
 
     def progress(done: int, total: int | None) -> None:
         assert total == 3000

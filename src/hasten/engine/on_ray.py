@@ -48,8 +48,7 @@ def run_batch_on_ray(
         raise InvalidInput("Running on Ray needs: pip install 'hasten[ray]'") from None
     if actors < 0:
         raise InvalidInput(f"`actors` must be at least 0 (0: one per core), but got {actors}.")
-    where = {"artifact": artifact.resolve(), "source": source.resolve(), "output": output.resolve()}
-    job = Job(**where, decode_threads=1, **options)
+    job = Job(artifact.resolve(), source.resolve(), output.resolve(), decode_threads=1, **options)
     todo = job.begin()
     shards = job.shards()
     sizes = [shards[index].rows for index in todo]
