@@ -15,7 +15,7 @@ _HOME = {
     "capture": "hasten.graph.capture",
     "compile": "hasten.compiling",
     "apply": "hasten.compiling",
-    "doctor": "hasten.doctor.diagnose",
+    "doctor": "hasten.diagnosis.doctor",
     "run": "hasten.search.run",
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",
