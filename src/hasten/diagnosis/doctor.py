@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hasten.artifact import Artifact
-from hasten.doctor import work, work_openvino
-from hasten.doctor.advice import advise
-from hasten.doctor.ceilings import Ceilings, ceilings
-from hasten.doctor.child import has_profiler, profile
-from hasten.doctor.findings import Diagnosis, Measured, Patient
-from hasten.doctor.roofline import ceiling_us, floor_of, raised
-from hasten.doctor.rows import rows_of
-from hasten.doctor.versions import BASELINE, Maker, Version, batch_of, of_artifact, single_threaded
-from hasten.doctor.widths import fast_width, staircase
+from hasten.diagnosis import work, work_openvino
+from hasten.diagnosis.advice import advise
+from hasten.diagnosis.ceilings import Ceilings, ceilings
+from hasten.diagnosis.child import has_profiler, profile
+from hasten.diagnosis.findings import Diagnosis, Measured, Patient
+from hasten.diagnosis.roofline import ceiling_us, floor_of, raised
+from hasten.diagnosis.rows import rows_of
+from hasten.diagnosis.versions import BASELINE, Maker, Version, batch_of, of_artifact, single_threaded
+from hasten.diagnosis.widths import fast_width, staircase
 from hasten.errors import HastenError, Unsupported
 from hasten.measure.arrays import ArrayWriter
 from hasten.measure.latency import Latency, compare
@@ -248,4 +248,3 @@ def _widths(measured: list[Measured], limits: Ceilings, all_weights: int) -> dic
             if other is not None:
                 found[layer.label] = other
     return {best.version.name: found}
-

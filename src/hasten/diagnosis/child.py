@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.doctor.profilers.record import Profile
+from hasten.diagnosis.profilers.record import Profile
 from hasten.errors import HastenError
 from hasten.recipe import Target, make_target, name_of, options_of
 
@@ -28,7 +28,7 @@ class ProbeFailed(HastenError):
 
 def has_profiler(target: Target) -> bool:
     """Whether the nodes of this target's programs can be timed."""
-    return importlib.util.find_spec(f"hasten.doctor.profilers.{name_of(target)}") is not None
+    return importlib.util.find_spec(f"hasten.diagnosis.profilers.{name_of(target)}") is not None
 
 
 def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: float) -> Profile:
@@ -59,7 +59,7 @@ def ask(message: dict[str, Any]) -> Any:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "hasten.doctor.child"],
+            [sys.executable, "-m", "hasten.diagnosis.child"],
             input=json.dumps(message),
             capture_output=True,
             text=True,
@@ -77,16 +77,16 @@ def ask(message: dict[str, Any]) -> Any:
 
 def _answer(message: dict[str, Any]) -> Any:
     if message["command"] == "profile":
-        part = importlib.import_module(f"hasten.doctor.profilers.{message['target']}")
+        part = importlib.import_module(f"hasten.diagnosis.profilers.{message['target']}")
         inputs = [np.load(path, allow_pickle=False) for path in message["inputs"]]
         target = make_target(message["target"], message["options"])
         made: Profile = part.profile(target, Path(message["folder"]), inputs, message["seconds"])
         return made.to_json()
     if message["command"] == "probes":
-        from hasten.doctor.probes import time_probes
+        from hasten.diagnosis.probes import time_probes
 
         return time_probes(message["runtime"], [Path(p) for p in message["paths"]], message["precision"])
-    from hasten.doctor.torch_probes import measure
+    from hasten.diagnosis.torch_probes import measure
 
     return measure(message)
 

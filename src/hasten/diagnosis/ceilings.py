@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hasten.doctor.child import ProbeFailed, ask
-from hasten.doctor.probes import Shape, write_chain, write_probe
+from hasten.diagnosis.child import ProbeFailed, ask
+from hasten.diagnosis.probes import Shape, write_chain, write_probe
 from hasten.machine import cpu_has_bf16, fingerprint, usable_cores
 from hasten.recipe import make_target
 
@@ -179,6 +179,8 @@ def cache_sizes() -> tuple[int, int]:
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         if (index / "type").read_text().strip() != "Instruction":
             size = (index / "size").read_text().strip()
-            sizes[int((index / "level").read_text())] = int(size.rstrip("KM")) * (2**20 if size.endswith("M") else 2**10)
+            sizes[int((index / "level").read_text())] = int(size.rstrip("KM")) * (
+                2**20 if size.endswith("M") else 2**10
+            )
     private = sizes[2] * usable_cores() if 2 in sizes else _UNKNOWN_PRIVATE_BYTES
     return private, max(sizes[level] for level in sizes) if max(sizes, default=0) > 2 else _UNKNOWN_SHARED_BYTES

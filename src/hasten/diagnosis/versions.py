@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hasten.doctor.child import has_profiler
+from hasten.diagnosis.child import has_profiler
 from hasten.errors import HastenError
 from hasten.recipe import Recipe, Target, make_target, make_technique, name_of, options_of, targets
 

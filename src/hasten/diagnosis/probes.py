@@ -82,18 +82,31 @@ def write_probe(shape: Shape, precision: str, path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
 
 
-def write_chain(length: int, path: Path) -> None:
-    """A chain of tiny operators that no runtime merges: what is left of its time is what launching costs."""
+def write_chain(length: int, path: Path, *, parallel: bool = False) -> tuple[int, ...]:
+    """A chain of equal small operators that no runtime merges, and the shape of its input.
+
+    Args:
+        length: How many.
+        path: The ONNX file to write.
+        parallel: Convolutions that are worth splitting among threads; else operators that are hardly any work, so that
+            what is left of their time is what launching costs.
+    """
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
-    nodes = [
-        helper.make_node("Softmax", [a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)
-    ]
-    one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("x", "y")]
-    graph = helper.make_graph(nodes, "chain", one[:1], one[1:])
+    pairs = list(zip(names, names[1:], strict=False))
+    shape, constants = (1, 8), []
+    if parallel:
+        shape = (1, 16, 32, 32)
+        constants = [numpy_helper.from_array(np.full((16, 16, 3, 3), 0.005, np.float32), "w")]
+        nodes = [helper.make_node("Conv", [a, "w"], [b], pads=[1, 1, 1, 1]) for a, b in pairs]
+    else:
+        nodes = [helper.make_node("Softmax", [a], [b], axis=1) for a, b in pairs]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10), path)
+    return shape
 
 
 def time_probes(runtime: str, paths: list[Path], precision: str) -> list[float]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from hasten.doctor.ceilings import Ceilings
-from hasten.doctor.profilers.record import Profile
-from hasten.doctor.reasons import Situation, reason
-from hasten.doctor.roofline import Floor, floor_of
-from hasten.doctor.rows import Row
-from hasten.doctor.versions import Maker, Version
-from hasten.doctor.work import Layer
+from hasten.diagnosis.ceilings import Ceilings
+from hasten.diagnosis.profilers.record import Profile
+from hasten.diagnosis.reasons import Situation, reason
+from hasten.diagnosis.roofline import Floor, floor_of
+from hasten.diagnosis.rows import Row
+from hasten.diagnosis.versions import Maker, Version
+from hasten.diagnosis.work import Layer
 from hasten.measure.latency import Latency
 from hasten.recipe import name_of
 

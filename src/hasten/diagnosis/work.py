@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.doctor.probes import Shape
+from hasten.diagnosis.probes import Shape
 
 COMPUTE = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"}
 BETWEEN = {"QuantizeLinear", "DequantizeLinear"}
@@ -123,7 +123,8 @@ def _shapes(path: Path, inputs: list[np.ndarray]) -> dict[str, tuple[list[Any], 
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             sides = [
-                [next(iter(x.values())) for x in event["args"][key]] for key in ("input_type_shape", "output_type_shape")
+                [next(iter(x.values())) for x in event["args"][key]]
+                for key in ("input_type_shape", "output_type_shape")
             ]
             found[event["name"].removesuffix("_kernel_time")] = (sides[0], sides[1])
     return found
@@ -170,7 +171,9 @@ def _macs(kind: str, given: list[Any], made: Any, attributes: dict[str, Any]) ->
         return out * int(given[0][-1])
     if kind == "Einsum":
         return _einsum(attributes["equation"].s.decode(), given)
-    return math.prod(given[0][:-1]) * (math.prod(given[1]) + math.prod(given[2]))  # recurrence: every step, both matrices
+    return math.prod(given[0][:-1]) * (
+        math.prod(given[1]) + math.prod(given[2])
+    )  # recurrence: every step, both matrices
 
 
 def _einsum(equation: str, given: list[Any]) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hasten.doctor.ceilings import Ceilings, Peak
-from hasten.doctor.work import Layer
+from hasten.diagnosis.ceilings import Ceilings, Peak
+from hasten.diagnosis.work import Layer
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 # Times below this are a handful of the profilers' ticks: too coarse to correct a ceiling by.

@@ -67,9 +67,7 @@ class Profile:
         return cls(nodes, value["plain_us"], value["profiled_us"], value["calls"], value["note"])
 
 
-def alternate(
-    plain: Callable[[], Any], profiled: Callable[[], Any], seconds: float
-) -> tuple[float, float, float, int]:
+def alternate(plain: Callable[[], Any], profiled: Callable[[], Any], seconds: float) -> tuple[float, float, float, int]:
     """Call two forms of one program in turns.
 
     Returns:
@@ -94,5 +92,6 @@ def alternate(
 
 
 def undisturbed(times: np.ndarray | list[float]) -> float:
-    """The 10th percentile: other tenants of the machine only ever add time, to many calls but to few of their nodes."""
-    return float(np.percentile(times, 10))
+    """Mean of the quickest quarter: other tenants of the machine only ever add time, to some calls and not to others."""
+    ordered = np.sort(times)
+    return float(ordered[: max(1, len(ordered) // 4)].mean())

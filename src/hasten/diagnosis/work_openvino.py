@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hasten.doctor.probes import Shape
-from hasten.doctor.work import Layer, Work
+from hasten.diagnosis.probes import Shape
+from hasten.diagnosis.work import Layer, Work
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 _TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
@@ -31,7 +31,9 @@ def read_work(path: Path, inputs: list[np.ndarray]) -> Work:
         name = node.get_friendly_name()
         kinds[name] = _WORDS.get(kind, kind)
         sources = [value.get_node() for value in node.input_values()]
-        before[name] = tuple(s.get_friendly_name() for s in sources if s.get_type_name() not in ("Constant", "Parameter"))
+        before[name] = tuple(
+            s.get_friendly_name() for s in sources if s.get_type_name() not in ("Constant", "Parameter")
+        )
         for port in node.outputs():
             producers |= dict.fromkeys(port.get_names(), name)
         if kind in _COMPUTE:

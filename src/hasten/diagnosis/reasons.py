@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hasten.doctor.ceilings import Ceilings
-from hasten.doctor.roofline import Floor
-from hasten.doctor.rows import Row, computes, is_conversion
+from hasten.diagnosis.ceilings import Ceilings
+from hasten.diagnosis.roofline import Floor
+from hasten.diagnosis.rows import Row, computes, is_conversion
 
 NEAR_LIMIT = "near its limit"
 MEMORY = "memory bound"

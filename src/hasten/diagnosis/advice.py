@@ -1,7 +1,7 @@
 """Which changes would bring most: each kind of change by its best version, the gain as its dry run was timed."""
 
-from hasten.doctor.findings import Advice, Diagnosis
-from hasten.doctor.versions import Version
+from hasten.diagnosis.findings import Advice, Diagnosis
+from hasten.diagnosis.versions import Version
 
 _MOST = 3
 # Below this a change is not worth an evening.
@@ -30,7 +30,9 @@ def _without(diagnosis: Diagnosis, version: Version) -> float:
     """The gain that is there without this change: that of the quickest version which the change was made to."""
     if version.kind == "runtime":
         return 1.0
-    simpler = {"bf16": ("now", "runtime"), "int8": ("now", "runtime")}.get(version.kind, ("now", "runtime", "bf16", "int8"))
+    simpler = {"bf16": ("now", "runtime"), "int8": ("now", "runtime")}.get(
+        version.kind, ("now", "runtime", "bf16", "int8")
+    )
     known = [v for v in diagnosis.versions if v.kind in simpler and v.name in diagnosis.latencies]
     return max((_gain(diagnosis, v) for v in known), default=1.0)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from hasten.doctor.profilers.record import NodeTime, Profile, alternate
+from hasten.diagnosis.profilers.record import NodeTime, Profile, alternate
 from hasten.recipe import Target
 
 _PRECISIONS = {"u8": "int8", "i8": "int8", "bf16": "bf16"}
-# Means are cut to whole microseconds, which takes half of one away on average.
-_CUT_US = 0.5
+# A counter adds up whole microseconds and is divided to whole microseconds: each cut takes half of one on average.
+_CUT_US = 1.0
 
 
 def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: float) -> Profile:
@@ -45,6 +45,6 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
         )
     note = (
         f"counters are means over {calls} calls of {mean_us:.0f} us; times {scale:.2f} they are brought to the plain "
-        f"call of {plain_us:.0f} us; 0.5 us is added to each for the cut to whole microseconds"
+        f"call of {plain_us:.0f} us; 1 us is added to each for two cuts to whole microseconds"
     )
     return Profile(tuple(nodes), plain_us, profiled_us, calls, note)

@@ -4,9 +4,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hasten.doctor.child import ProbeFailed, ask
-from hasten.doctor.probes import write_probe
-from hasten.doctor.work import Layer
+from hasten.diagnosis.child import ProbeFailed, ask
+from hasten.diagnosis.probes import write_probe
+from hasten.diagnosis.work import Layer
 
 _LAYERS = 6
 _STEPS = (8, 16, 32, 64)

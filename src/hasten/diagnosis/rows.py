@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hasten.doctor.profilers.record import NodeTime, Profile
-from hasten.doctor.work import BETWEEN, COMPUTE, Layer, Work
+from hasten.diagnosis.profilers.record import NodeTime, Profile
+from hasten.diagnosis.work import BETWEEN, COMPUTE, Layer, Work
 
 _COMPUTE_KINDS = (
     "conv", "matmul", "gemm", "fullyconnected", "linear", "mm", "integertofloat", "einsum", "lstm", "gru", "rnn",
     "attention", "deconvolution", "qlinearconv", "sdpa", "scaled_dot_product", "subgraph",
 )  # fmt: skip
-
 
 
 @dataclass(frozen=True)
