@@ -30,7 +30,7 @@ def task_file(file: str, kind: str = "images", data: str = "", model: str = "") 
     found = re.fullmatch(r"([\w.]+):(\w+)", model)
     if model and not found and kind == "numbers":
         raise InvalidInput(f"A model of numbers must be `package.module:function`, but got {model!r}.")
-    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)
     text = resources.files("hasten").joinpath("templates/task.py.j2").read_text()
     return environment.from_string(text).render(
         file=file,
