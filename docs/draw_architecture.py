@@ -1,5 +1,7 @@
 """Draw docs/pictures/architecture.svg from the imports: the rooms of src/hasten, and who imports whom.
 
+A line that other lines imply (a imports b, b imports c, a imports c) is left out.
+
 python docs/draw_architecture.py            # write the picture
 python docs/draw_architecture.py --check    # fail if it is not current
 """
@@ -55,17 +57,17 @@ def picture() -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         'font-family="system-ui, sans-serif" font-size="13">',
-        f'<text x="8" y="16" fill="{INK}">A line leads from a room down to what it imports. Everyone may import errors, so lines to it are left out.</text>',
+        f'<text x="8" y="16" fill="{INK}">A line leads from a room down to what it imports. What follows from other lines is left out; hover a room for all.</text>',
     ]
     for room, others in sorted(imports.items()):
         x, y, width = place[room]
-        for other in sorted(others - {"errors"}):
+        for other in sorted(others - _implied(others, imports)):
             to_x, to_y, to_width = place[other]
             start, end = (x + width / 2, y + BOX), (to_x + to_width / 2, to_y)
             middle = (start[1] + end[1]) / 2
             lines.append(
                 f'<path d="M{start[0]:.0f} {start[1]:.0f} C{start[0]:.0f} {middle:.0f} {end[0]:.0f} {middle:.0f} '
-                f'{end[0]:.0f} {end[1]:.0f}" fill="none" stroke="{LINE}" stroke-opacity="0.35"/>'
+                f'{end[0]:.0f} {end[1]:.0f}" fill="none" stroke="{LINE}" stroke-opacity="0.7"/>'
             )
     for room, (x, y, width) in sorted(place.items()):
         is_package = (SOURCE / room).is_dir()
@@ -90,6 +92,17 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("hasten.")}
     return found
+
+
+def _implied(others: set[str], imports: dict[str, set[str]]) -> set[str]:
+    """Those of `others` that one of the rest imports, directly or through more rooms."""
+    seen: set[str] = set()
+    waiting = [below for other in others for below in imports[other]]
+    while waiting:
+        if (room := waiting.pop()) not in seen:
+            seen.add(room)
+            waiting += imports[room]
+    return seen
 
 
 def _places(rows: list[list[str]]) -> dict[str, tuple[float, float, float]]:
