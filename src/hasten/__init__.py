@@ -15,6 +15,8 @@ _HOME = {
     "capture": "hasten.graph.capture",
     "compile": "hasten.compiling",
     "apply": "hasten.compiling",
+    "sensitivity": "hasten.quantization.sensitivity",
+    "doctor": "hasten.diagnosis.doctor",
     "run": "hasten.search.run",
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",

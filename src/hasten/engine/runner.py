@@ -16,6 +16,7 @@ import numpy as np
 from hasten.artifact import Artifact, load
 from hasten.errors import HastenError, InvalidInput
 from hasten.machine import usable_cores
+from hasten.manifest import read_arrays
 from hasten.recipe import Program, make_target
 
 
@@ -110,9 +111,7 @@ def open_artifact(
         inputs=tuple(manifest["inputs"]),
         outputs=tuple(manifest["outputs"]),
         fixed=next((x for x in batches if x is not None), None),
-        example=tuple(
-            np.load(folder / f"check_input_{i}.npy", allow_pickle=False) for i in range(len(manifest["inputs"]))
-        ),
+        example=tuple(read_arrays(folder, "check_input", len(manifest["inputs"]))),
         close=lanes.close if isinstance(lanes, _Processes) else _nothing,
         respawn=lanes.respawn if isinstance(lanes, _Processes) else None,
         kill=lanes.kill if isinstance(lanes, _Processes) else None,

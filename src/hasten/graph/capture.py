@@ -152,7 +152,8 @@ def _user_inputs(program: ExportedProgram) -> list[Node]:
 
 
 def _batch_is_symbolic(inputs: list[Node]) -> bool:
-    return all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
+    # A graph read from a file has not been traced: nothing is known to forbid other batch sizes.
+    return all("val" not in node.meta or isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
 
 
 def _flatten_outputs(graph: GraphModule) -> None:
