@@ -15,6 +15,7 @@ from hasten_bench.handover import Handover
 from hasten_bench.settings import Settings
 from hasten_bench.workloads import workload, workloads
 
+ENGLISH = render.READMES["README.md"]
 TINY = Settings(turns=3, test_rows=100, largest_batch=2, minutes=0.1, limit_s=120)
 
 
@@ -74,7 +75,7 @@ def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
 
 def test_headline_comes_between_the_markers_from_the_results() -> None:
     before = f"# x\n{render.BEGIN}\nold 99x\n{render.END}\nrest"
-    after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}))
+    after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}, ENGLISH))
     assert "99x" not in after
     assert "10.0x" in after
     assert "2.00x (NNCF + OpenVINO, int8)" in after
@@ -83,8 +84,8 @@ def test_headline_comes_between_the_markers_from_the_results() -> None:
 
 def test_a_busy_machine_is_said_beside_the_numbers() -> None:
     item = _final(1.0, 2.0)
-    assert "busy" not in render.headline({"n": item | {"load_average_before": [0.3, 0, 0]}})
-    assert "busy" in render.headline({"n": item | {"load_average_before": [7.0, 0, 0]}})
+    assert "busy" not in render.headline({"n": item | {"load_average_before": [0.3, 0, 0]}}, ENGLISH)
+    assert "busy" in render.headline({"n": item | {"load_average_before": [7.0, 0, 0]}}, ENGLISH)
 
 
 def test_a_full_run_outranks_a_later_quick_one() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,18 +107,21 @@ def install_command() -> None:
 
 @app.command("growth")
 def growth_command(
+    axis: Annotated[str, typer.Option(help="Measure against parameters, samples, trials, or all.")] = "all",
     largest: Annotated[float, typer.Option(help="Largest network, in million parameters.")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; default: benchmarks/results/.")] = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Time and memory of each stage of hasten against the size of the network and of the calibration set."""
+    """Time and memory of each stage of hasten against the network, the calibration set and the number of trials."""
     from hasten_bench import growth, results
     from hasten_bench.settings import Settings
 
     if not largest > 0:
         raise InvalidInput(f"`largest` must be above 0, but got {largest}.")
+    if axis not in (axes := ("all", "parameters", "samples", "trials")):
+        raise unknown("axis", axis, axes)
     document = results.provenance(sys.argv[1:], Settings()) | {"kind": "growth"}
-    goal = out or results.FOLDER / f"growth-{document['started'].replace(':', '')[:17]}.json"
-    results.write(document | growth.run(largest * 1e6, typer.echo), goal)
+    goal = results.FOLDER / "growth.json"
+    results.write(document | growth.run(axis, largest * 1e6, typer.echo, fresh), goal)
     typer.echo(f"wrote {goal}")
 
 

@@ -167,7 +167,7 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say what the limit of this machine is, where each layer stands, and what would bring most."""
-    from hasten.doctor.diagnose import doctor
+    from hasten.diagnosis.doctor import doctor
     from hasten.report.doctor import diagnosis_tables
     from hasten.taskfile import load_task
 

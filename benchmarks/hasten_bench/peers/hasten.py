@@ -8,7 +8,7 @@ def search(job):
     import hasten
 
     budget = hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes)
-    found = hasten.run(_task(job), budget, out=job.out / "run")
+    found = hasten.run(_task(job, searching=True), budget, out=job.out / "run")
     if found.best is None:
         raise RuntimeError(found.explanation)
     return _program(job, found.best)
@@ -40,6 +40,30 @@ def fp32_onnxruntime(job):
     return _by_hand(job, "onnxruntime")
 
 
+def weight_int8_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=4, group=32))
+
+
+def weight_int8_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=4, group=32))
+
+
 def _by_hand(job, target, *steps, **options):
     import hasten
 
@@ -50,16 +74,16 @@ def _by_hand(job, target, *steps, **options):
     return _program(job, hasten.compile(graph, task, target, job.out / "by_hand.hasten", options=options, steps=steps))
 
 
-def _task(job):
+def _task(job, searching=False):
     import hasten
 
-    trained, many = job.about["trained"], len(job.about["inputs"]) > 1
+    many = len(job.about["inputs"]) > 1
     calibration = [x if many else x[0] for x in job.tensors("calibration")]
     return hasten.Task(
         job.network(),
         job.example(),
-        holdout=[_batch(x, many) for x in job.tensors("validation")] if trained else [(x, None) for x in calibration],
-        train=[_batch(x, many) for x in job.tensors("train", 32)] if trained else None,
+        holdout=[_batch(x, many) for x in job.tensors("validation")] if searching else [(x, None) for x in calibration],
+        train=[_batch(x, many) for x in job.tensors("train", 32)] if searching else None,
         calibration=calibration,
         loss=_one_minus_cosine if job.about["metric"] == "cosine" else None,
         score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
@@ -92,6 +116,10 @@ VARIANTS = {
     "int8_bf16_openvino": int8_bf16_openvino,
     "bf16_openvino": bf16_openvino,
     "fp32_onnxruntime": fp32_onnxruntime,
+    "weight_int8_onnxruntime": weight_int8_onnxruntime,
+    "weight_int4_onnxruntime": weight_int4_onnxruntime,
+    "weight_int8_openvino": weight_int8_openvino,
+    "weight_int4_openvino": weight_int4_openvino,
 }
 KINDS = {
     "search": ("image", "text"),
@@ -100,6 +128,10 @@ KINDS = {
     "int8_bf16_openvino": ("image", "text"),
     "bf16_openvino": ("image", "text", "decoder"),
     "fp32_onnxruntime": ("image", "text", "decoder"),
+    "weight_int8_onnxruntime": ("decoder",),
+    "weight_int4_onnxruntime": ("decoder",),
+    "weight_int8_openvino": ("decoder",),
+    "weight_int4_openvino": ("decoder",),
 }
 NEEDS_VALIDATION = ("search",)
 BUDGETED = ("search",)

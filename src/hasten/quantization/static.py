@@ -97,9 +97,12 @@ def check_names(graph: GraphModule, keep_float: tuple[str, ...]) -> None:
             raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
 
 
-def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
-    """A copy in evaluation mode, without dropout or in-place operators, batch norm folded, attention in its parts."""
-    graph = duplicate(graph)
+def inference_form(graph: GraphModule, example: Inputs, *, share_tensors: bool = False) -> GraphModule:
+    """A copy in evaluation mode, without dropout or in-place operators, batch norm folded, attention in its parts.
+
+    With `share_tensors` it holds the same parameters as `graph`, and only to be read.
+    """
+    graph = duplicate(graph, share_tensors=share_tensors)
     to_inference_form(graph)
     fold_batch_norm(graph)
     decompose_attention(graph)

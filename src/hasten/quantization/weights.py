@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from hasten.errors import Unsupported
-from hasten.graph.duplicate import duplicate
+from hasten.graph.duplicate import duplicate, separate
 from hasten.graph.parameters import drop_unread, new_parameter, tensor_of
 from hasten.quantization import linear, logarithmic
 from hasten.quantization.layerwise import refine
@@ -89,10 +89,11 @@ def quantize_weights(
     Raises:
         Unsupported: The graph has no convolution or linear layer to round, or a name is not in it.
     """
-    reference = inference_form(graph, example)
+    # Nearly all weights are replaced, so copies of the float ones would only fill the memory.
+    reference = inference_form(graph, example, share_tensors=True)
     check_names(reference, scheme.keep_float)
     check_names(reference, scheme.wide)
-    quantized = duplicate(reference)
+    quantized = duplicate(reference, share_tensors=True)
     kept, wide = frozenset(scheme.keep_float), frozenset(scheme.wide)
     count = replace_weights(quantized, rounder(scheme.scheme, scheme.bits, scheme.group), kept | wide)
     count += replace_weights(quantized, rounder("linear", 8, None), kept)
@@ -100,6 +101,7 @@ def quantize_weights(
         raise Unsupported("The graph has no convolution or linear layer whose weights can be rounded.")
     if scheme.embeddings:
         replace_embeddings(quantized, kept)
+    separate(quantized, reference)
     # Between two powers of two there is no integer that a power could be rounded to.
     rounding = scheme.rounding if scheme.scheme == "linear" else "nearest"
     if rounding != "nearest" or scheme.bias_correction:
