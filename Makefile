@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUN := runs/demo
 BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
-.PHONY: demo test test-all check format clean bench bench-quick bench-report
+.PHONY: demo test test-all check format clean bench bench-quick bench-report bench-gpu
 
 demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
 	rm -rf $(RUN)
@@ -44,6 +44,9 @@ bench-quick: $(INSTALLED)  ## two networks, under 15 minutes on two idle cores o
 
 bench-report: $(INSTALLED)  ## docs/benchmarks.md and README's headline from benchmarks/results/
 	$(BENCH) render
+
+bench-gpu: $(INSTALLED)  ## hasten beside torch.compile and torchao on this machine's NVIDIA GPU; about an hour
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,8 @@
 """FPGA logic against the integers it was made from, when its environment is installed."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hasten import judged
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.graph.integer import integer_net
@@ -46,11 +49,51 @@ def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Pat
     assert report["samples"] == 32
     assert report["mismatches"][simulator] == 0
     assert report["latency_cycles"] == report["stages"] + 1
+    assert judged.read(tmp_path) == {"cycles": report["latency_cycles"], "initiation_interval": 1}
+    assert "LGPL-3" in (tmp_path / "verilog" / "README.md").read_text()
     assert "module network" in (tmp_path / "verilog" / "src" / "network.v").read_text()
     net = fpga.read(tmp_path)
     x = task.example[0].numpy()
     expected = net.dequantize(net.run(net.quantize(x)))
     np.testing.assert_array_equal(target.load(tmp_path)(x)[0], expected)
+
+
+def test_the_testbench_of_the_folder_passes_in_icarus(tmp_path: Path) -> None:
+    target = make_target("fpga", {"simulator": "interpreter", "samples": 8})
+    if missing := target.missing():
+        pytest.skip(f"fpga needs: {missing}")
+    if not shutil.which("iverilog"):
+        pytest.skip("the testbench needs: apt install iverilog")
+    graph, task = quantized()
+    target.compile(graph, task, tmp_path)
+    folder = tmp_path / "verilog"
+    sources = (folder / "sources.txt").read_text().split()
+
+    def run() -> subprocess.CompletedProcess[str]:
+        build = ["iverilog", "-g2012", "-o", "t", "testbench.v", *sources]
+        subprocess.run(build, cwd=folder, check=True, capture_output=True)
+        return subprocess.run(["vvp", "t"], cwd=folder, capture_output=True, text=True, check=False)
+
+    assert "0 of 8 samples differ" in run().stdout
+    # It can fail.
+    lines = (folder / "outputs.hex").read_text().split()
+    (folder / "outputs.hex").write_text("\n".join(["0", *lines[1:]]))
+    found = run()
+    assert "1 of 8 samples differ" in found.stdout
+    assert found.returncode
+
+
+@pytest.mark.slow
+def test_the_logic_is_placed_and_routed(tmp_path: Path) -> None:
+    target = make_target("fpga", {"simulator": "interpreter", "samples": 8, "synthesis": "ecp5"})
+    if missing := target.missing():
+        pytest.skip(f"fpga needs: {missing}")
+    graph, task = quantized()
+    target.compile(graph, task, tmp_path)
+    found = judged.read(tmp_path)
+    assert 0 < found["luts"] < 83640
+    assert found["dsps"] == found["brams"] == 0
+    assert found["latency_us"] == pytest.approx(found["cycles"] / found["clock_mhz"])
 
 
 def convolutional() -> tuple[torch.fx.GraphModule, Task]:

@@ -275,7 +275,7 @@ class _Walk:
     def _shape(self, call: Call, argument: str) -> tuple[int, ...]:
         """Shape of a value without the batch."""
         name = call.arguments[argument]["node"]
-        shapes = {part.name: part.shape for part in (*self._plan.inputs, *self._plan.calls)}
+        shapes = {x.name: x.shape for x in self._plan.inputs} | {c.name: c.shape for c in self._plan.calls}
         found = shapes[name][1:]
         if any(size is None for size in found):
             raise _not_quantized("a shape that is not known")
@@ -300,6 +300,6 @@ def _bounds(call: Call) -> tuple[float, float]:
 
 def _not_quantized(what: str) -> Unsupported:
     return Unsupported(
-        f"An integer network must be convolutions, linear layers, averages, clamps and reshapes, all quantized, but has "
-        f"{what}. Apply Quantize first; residual sums, maxima and attention are not made into logic."
+        "An integer network must be convolutions, linear layers, averages, clamps and reshapes, all quantized, but "
+        f"has {what}. Apply Quantize first; residual sums, maxima and attention are not made into logic."
     )

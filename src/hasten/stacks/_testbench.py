@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-_TEXT = """// Feeds inputs.hex into {top}_wrapper, one a clock, and compares what comes {cycles} clocks later with outputs.hex.
+_TEXT = """// Feeds inputs.hex to {top}_wrapper, one a clock.
+// Compares what comes {cycles} clocks later with outputs.hex.
 `timescale 1ns / 1ps
 
 module testbench;

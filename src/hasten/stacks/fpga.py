@@ -28,10 +28,12 @@ holds what it instantiates. `{name}_wrapper` has the same ports with equal width
 - A new input is taken at every clock; the result stands {cycles} clocks later.
 
 `report.json` beside this folder says what was simulated and synthesized, and by what. `testbench.v` feeds inputs from
-`inputs.hex` and compares with `outputs.hex`; in this folder: `iverilog -g2012 -o t testbench.v $(cat sources.txt) && vvp t`.
+`inputs.hex` and compares with `outputs.hex`. With Icarus Verilog, in this folder:
 
-`src/static/` is copied from da4ml, which is under the LGPL-3; so is what da4ml writes around it only in as far as that
-license says. Whoever passes the design on must pass on these files' source under that license, and may keep the rest.
+    iverilog -g2012 -o t testbench.v $(cat sources.txt) && vvp t
+
+`src/static/` is copied from da4ml, which is licensed under the LGPL-3: whoever passes the design on passes these
+files on under that license.
 """
 
 

@@ -33,7 +33,7 @@ class Fpga:
     )
     synthesis: Literal["none", "xilinx", "ecp5"] = option(
         "none",
-        "xilinx: cells of UltraScale+ by yosys, not placed; ecp5: placed and routed by nextpnr, with its clock; minutes",
+        "xilinx: cells of UltraScale+ by yosys, not placed; ecp5: placed and routed by nextpnr, its clock; minutes",
         choices=("none", "xilinx", "ecp5"),
     )
     clock_mhz: float = option(100.0, "clock that placing and routing aims at", low=1.0)
