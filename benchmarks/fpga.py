@@ -27,8 +27,8 @@ from hasten.recipe import make_technique
 from hasten.stacks import fpga
 from hasten.task import Task
 
-SPARSITIES = (0.0, 0.5, 0.8, 0.9)
-FORMATS = ("8 bits", "6 bits", "4 bits", "power of two")
+SPARSITIES = (0.0, 0.5, 0.9)
+FORMATS = ("8 bits", "4 bits", "power of two")
 
 
 def digits_task() -> tuple[Task, np.ndarray, np.ndarray]:

@@ -103,7 +103,7 @@ HASTEN: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]] = {
     "hasten int8": ([("quantize", _QUANTIZE)], {"precision": "fp16"}),
     "hasten fp8": ([], {"precision": "bf16", "fp8": True}),
     "hasten 2:4": ([("prune_weights", {"scope": "2:4", "sparsity": 0.5})], {"precision": "fp16", "sparse": True}),
-    "hasten pruned": ([("PRUNE", {"ratio": 0.5, "importance": "l2", "round_to": 16})], {"precision": "fp16"}),
+    "hasten pruned": ([("PRUNE", {"ratio": 0.5, "importance": "weight_l2", "round_to": 16})], {"precision": "fp16"}),
 }
 PEERS = (
     "eager fp32",
