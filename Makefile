@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUN := runs/demo
 BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
-.PHONY: demo test test-all check format clean bench bench-quick bench-report
+.PHONY: demo test test-all check format docs clean bench bench-quick bench-report
 
 demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
 	rm -rf $(RUN)
@@ -44,6 +44,15 @@ bench-quick: $(INSTALLED)  ## two networks, under 15 minutes on two idle cores o
 
 bench-report: $(INSTALLED)  ## docs/benchmarks.md and README's headline from benchmarks/results/
 	$(BENCH) render
+
+docs: $(VENV)/.docs  ## the documentation site in build/site; warnings are errors
+	$(BIN)/python docs/draw_architecture.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

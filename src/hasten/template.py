@@ -24,6 +24,8 @@ def task() -> hasten.Task:
         example=example,
         holdout=holdout,
         # train=train_loader,        # lets hasten recover accuracy by training
+        # preprocess=Resize(),       # module on raw inputs, such as uint8 images; compiled into the artifact
+        # postprocess=TopK(),        # module on the outputs; compiled into the artifact, and `score` judges its answers
         # score=my_score,            # score(output, target) -> [N], higher is better; default: top-1
         name="my model",
     )

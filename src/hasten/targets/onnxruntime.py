@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the captured graph as `model.onnx`, optimised for this machine when loaded."""
+"""ONNX Runtime: the captured graph as `model.onnx`, optimised for this machine when loaded; on the CPU or CUDA."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.errors import Unsupported
 from hasten.recipe import Program, check_options, option
 
 if TYPE_CHECKING:
@@ -14,32 +15,51 @@ if TYPE_CHECKING:
 
     from hasten.task import Task
 
+_CUDA = "CUDAExecutionProvider"
+
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider."""
+    """ONNX Runtime's CPU provider, or its CUDA provider where that is installed (not run on a GPU yet)."""
 
     # A loaded program may be called from several threads at once, and then runs in each of them.
     concurrent: ClassVar[bool] = True
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
     spinning: bool = option(True, "idle threads spin before they sleep: faster alone, harmful beside others")
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
 
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", "what runs it; cuda: in fp32, whatever is quantized too", choices=("cpu", "cuda"), grid=("cpu", "cuda")
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
 
     def missing(self) -> str:
-        """Empty if the `onnxruntime` package can be imported."""
-        return "" if importlib.util.find_spec("onnxruntime") else "pip install onnxruntime"
+        """Empty if the `onnxruntime` package can be imported and has the provider of `device`."""
+        if not importlib.util.find_spec("onnxruntime"):
+            return "pip install onnxruntime"
+        if self.device == "cpu":
+            return ""
+        import onnxruntime as ort
+
+        from hasten.machine import has_nvidia_gpu
+
+        if _CUDA not in ort.get_available_providers():
+            return "pip install onnxruntime-gpu in place of onnxruntime"
+        return "" if has_nvidia_gpu() else "an NVIDIA GPU and its driver: there is no CUDA GPU here"
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
-        """Write `model.onnx`."""
+        """Write `model.onnx`; products with integer weights alone become packed kernels."""
         from hasten.graph.onnx import write_onnx
+        from hasten.quantization.packing import pack_products
 
-        write_onnx(graph, task.example, folder / "model.onnx")
+        write_onnx(pack_products(graph), task.example, folder / "model.onnx")
 
     def session_options(self) -> Any:
         """How a session of this target runs: threads and spinning; also for whoever profiles it."""
@@ -58,9 +78,13 @@ class OnnxRuntime:
         """A session over `model.onnx`; inputs are bound by position."""
         import onnxruntime as ort
 
-        session = ort.InferenceSession(
-            str(folder / "model.onnx"), self.session_options(), providers=["CPUExecutionProvider"]
-        )
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device == "cuda":
+            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        session = ort.InferenceSession(str(folder / "model.onnx"), self.session_options(), providers=providers)
+        # A provider whose libraries cannot be loaded is left out with a line in the log.
+        if self.device == "cuda" and _CUDA not in session.get_providers():
+            raise Unsupported(f"{_CUDA} must be able to load its libraries, but could not. Install CUDA and cuDNN.")
         names = [value.name for value in session.get_inputs()]
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:

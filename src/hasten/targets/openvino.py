@@ -23,6 +23,8 @@ class OpenVino:
     """OpenVINO's CPU plugin."""
 
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
@@ -44,10 +46,14 @@ class OpenVino:
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
         """Write `model.xml` and `model.bin` in full precision; the plugin lowers to `precision` when loaded."""
         from hasten.graph.onnx import write_onnx
+        from hasten.graph.resize import resize_by_products
+        from hasten.quantization.packing import pack_products
 
         with tempfile.TemporaryDirectory() as scratch:
             # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
-            write_onnx(graph, task.example, Path(scratch) / "model.onnx")
+            # The latter reads an antialiased Resize and leaves the antialiasing out.
+            written = pack_products(resize_by_products(graph))
+            write_onnx(written, task.example, Path(scratch) / "model.onnx")
             self.convert(Path(scratch) / "model.onnx", folder)
 
     def convert(self, source: Path, folder: Path) -> None:
