@@ -67,6 +67,7 @@ def _open_task(task: "Task", scratch: Path, say: Callable[[str], None]) -> Patie
     from hasten.graph.capture import capture, has_dynamic_batch
 
     say("capturing the model")
+    task = task.inner
     graph = capture(task.model, task.example)
     inputs = batch_of(task.example, not has_dynamic_batch(graph))
     one = replace(task, calibration=[task.example])

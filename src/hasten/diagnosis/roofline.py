@@ -1,4 +1,4 @@
-"""The least time a layer can take here: its arithmetic at the peak or its bytes at the bandwidth, the longer of the two."""
+"""The least time a layer can take here: its arithmetic at the peak or its bytes at the bandwidth, if that is longer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the report page shows: everything the run folder holds, whether the run has ended or not. Nothing is invented."""
+"""What the report page shows: all that the run folder holds, whether the run has ended or not. Nothing is invented."""
 
 import json
 from pathlib import Path
@@ -37,13 +37,17 @@ def run_data(folder: Path) -> dict[str, Any]:
         "finals": finals,
         "elapsed_s": events[-1].get("elapsed_s") if events else None,
         "best": None,
+        # Only a mean of right and wrong answers has an interval without the answers themselves.
+        "binary": any("proportions" in final["certificate"]["method"] for final in finals),
     }
     if result:
         found |= {key: result.get(key) for key in ("explanation", "original", "seconds", "wall_s", "best")}
         found["best_number"] = _best_number(result)
     decisions = [e for e in events if e["event"] == "decision"]
     optional = {
-        "decisions": [{k: e.get(k) for k in ("what", "chosen", "why", "elapsed_s", "predicted_gain")} for e in decisions],
+        "decisions": [
+            {k: e.get(k) for k in ("what", "chosen", "why", "elapsed_s", "predicted_gain")} for e in decisions
+        ],
         "sensitivity": _sensitivity(folder),
         "details": _json(folder / DETAILS),
         "doctor": _doctor(_json(folder / DOCTOR)),

@@ -2,7 +2,7 @@
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const layout = (x, y, more = {}) => ({
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), family: "inherit", size: 13 },
-  margin: { l: 64, r: 16, t: 12, b: 48 }, hovermode: "closest", legend: { orientation: "h", y: 1.12, x: 0 },
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") }, margin: { l: 64, r: 16, t: 12, b: 48 }, hovermode: "closest", legend: { orientation: "h", y: 1.12, x: 0 },
   hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
   xaxis: { title: { text: x }, gridcolor: colour("line"), zeroline: false, automargin: true, ...more.x },
   yaxis: { title: { text: y }, gridcolor: colour("line"), zeroline: false, automargin: true, ...more.y },

@@ -43,8 +43,8 @@ const moveBy = (event, number) => {
   if (next) { choose(next.number); document.querySelector(`tr[data-trial="${next.number}"]`).focus(); }
 };
 const fillTrials = () => {
-  const keys = [["candidate", 1], ["number"], ["ms"], ["faster"], ["score"], ["drop"], ["bound"], ["size"], ["fate", 1]];
-  const heads = keys.map(([key, text]) => ({ label: key === "score" ? word("score").split(" (")[0] : word(key), text }));
+  const keys = [["candidate", 1], ["number"], ["ms"], ["faster"], ["mean"], ["drop"], ["bound"], ["size"], ["fate", 1]];
+  const heads = keys.map(([key, text]) => ({ label: word(key), text }));
   $("trials").replaceChildren(table(heads, ordered().map(trialRow)));
 };
 const choose = number => {
