@@ -129,8 +129,8 @@ def examine(task: hasten.Task, name: str) -> dict[str, Any]:
         "advice": advice,
         "all_close": all(abs((a["got_over_predicted"] or 0) - 1) <= CLOSE for a in advice),
     }
-    print(f"{name}: {seconds:.0f} s, " + "; ".join(
-        f"{a['kind']} predicted {a['predicted_gain']:.2f}x got {a['got_gain'] or float('nan'):.2f}x" for a in advice), flush=True)  # fmt: skip
+    said = [f"{a['kind']} predicted {a['predicted_gain']:.2f}x, got {a['got_gain'] or 0:.2f}x" for a in advice]
+    print(f"{name}: {seconds:.0f} s; {'; '.join(said)}", flush=True)
     return result
 
 
