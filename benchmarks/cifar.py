@@ -43,14 +43,14 @@ FINE_TUNING = {
 }
 
 
-def images(part: str) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, 32, 32] and int64 [N]; part: "train" (45,000), "validation" (5,000) or "test" (10,000)."""
+def images(part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """uint8 [N, 3, 32, 32] and int64 [N]: the first `count` of "train", "validation" or "test"."""
     with np.load(shared_data(f"cifar10_{'test' if part == 'test' else 'train'}.npz")) as archive:
         jpeg, offset, label = archive["jpeg"].tobytes(), archive["offset"], archive["label"]
     cut = {"train": slice(None, -VALIDATION), "validation": slice(-VALIDATION, None), "test": slice(None)}[part]
-    ranges = list(itertools.pairwise(offset))[cut]
+    ranges = list(itertools.pairwise(offset))[cut][:count]
     decoded = np.stack([np.asarray(Image.open(io.BytesIO(jpeg[start:end]))) for start, end in ranges])
-    return torch.from_numpy(decoded).movedim(3, 1).contiguous(), torch.from_numpy(label[cut]).long()
+    return torch.from_numpy(decoded).movedim(3, 1).contiguous(), torch.from_numpy(label[cut][:count]).long()
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -102,8 +102,9 @@ class Views:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """Top-1 of a model in eval mode."""
-    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+    """Top-1 of a model in eval mode, computed in bfloat16 as it was trained."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
     return hits / sum(len(y) for _, y in batches)
 
 
@@ -117,10 +118,16 @@ def dense(depth: int) -> nn.Module:
     return model.eval()
 
 
+def published(depth: int) -> nn.Module:
+    """The network trained on the original pixels, in eval mode."""
+    model = network(depth)
+    model.load_state_dict(load_file(shared_data(f"resnet{depth}_cifar10.safetensors")))
+    return model.eval()
+
+
 def fine_tune(depth: int, path: Path) -> None:
     """Adapt the published weights to these images and keep them, with a note of what it took."""
-    model = network(depth).eval()
-    model.load_state_dict(load_file(shared_data(f"resnet{depth}_cifar10.safetensors")))
+    model = published(depth)
     test, options = scored("test"), FINE_TUNING[depth]
     started, before = time.time(), accuracy(model, test)
     tuned = train(model, Views(*images("train"), options.epochs), F.cross_entropy, options, on_epoch=print)
@@ -190,6 +197,10 @@ class Ledger:
         self.summarise(table)
         self.save()
         return runs[str(seed)]
+
+    def has(self, table: str, row: str, seed: int) -> bool:
+        """Whether this run is finished."""
+        return str(seed) in self.document.get(table, {}).get(row, {}).get("runs", {})
 
     def summarise(self, table: str) -> None:
         """Mean and standard deviation of `top1` over the seeds of every row."""

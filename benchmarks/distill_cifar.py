@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import hasten
-from cifar import BATCH, EXAMPLE, RESULTS, Ledger, Views, accuracy, dense, images, scored
+from cifar import BATCH, EXAMPLE, RESULTS, Ledger, Views, accuracy, dense, images, published, scored
 from cifar_teacher import answers, distilled
 from hasten.techniques.distill import Distill
 from hasten.training import Training, train
@@ -43,8 +43,7 @@ def table(options: argparse.Namespace) -> None:
         "student": "ResNet-20 from random weights", "teacher": "ResNet-56", "reported": "last epoch, test set",
     }  # fmt: skip
     ledger = Ledger(RESULTS / "distill_cifar.json", budget)
-    x, y = images("train")
-    views = Views(x[: options.images], y[: options.images], options.epochs)
+    views = Views(*images("train", options.images), options.epochs)
     test, teacher = scored("test"), dense(56)
     if "teacher_top1" not in ledger.document:
         ledger.note("teacher_top1", accuracy(teacher, test))
@@ -68,9 +67,8 @@ def table(options: argparse.Namespace) -> None:
 
 def cache(options: argparse.Namespace) -> None:
     """Wall time of every epoch with and without the cache, interleaved, on one fixed view, beside a teacher's pass."""
-    x, y = images("train")
-    views = Views(x[:2560], y[:2560], 1)
-    teacher = dense(56)
+    views = Views(*images("train", 2560), 1)
+    teacher = published(56)  # a pass costs the same with any weights
     task = hasten.Task(teacher, EXAMPLE, [(next(iter(views))[0], None)], train=views, name="cifar10")
     torch.manual_seed(0)
     student = hasten.capture(network(20).eval(), EXAMPLE)

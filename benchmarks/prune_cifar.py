@@ -53,7 +53,7 @@ class Bench:
 
     @classmethod
     def of(cls, depth: int, images_: int, epochs: int) -> "Bench":
-        x, y = images("train")
+        x, y = images("train", max(images_, 1024))
         views = Views(x[:images_], y[:images_], epochs)
         model = dense(depth)
         calibration = [normalised(x[i : i + 128]) for i in range(0, 512, 128)]

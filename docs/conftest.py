@@ -1,7 +1,8 @@
 """Run every python block of the pages, each page in an empty folder that holds `examples`.
 
 Blocks fenced as `py` are not run: the old calls in coming-from/. A block behind
-`<!--- skip: next if(missing("NAME"), reason="...") -->` runs only where the target is usable.
+`<!--- skip: next if(missing("NAME"), reason="...") -->` runs only where the target is usable, one behind
+`if(quick, ...)` only in `make test-all`.
 """
 
 import tempfile
@@ -18,8 +19,15 @@ from hasten.recipe import targets
 
 ROOT = Path(__file__).parent.parent
 
+QUICK: list[bool] = []
+
 # Trained once for all pages.
 _load_task = cache(hasten.taskfile.load_task)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note whether slow tests are left out."""
+    QUICK.append("not slow" in config.option.markexpr)
 
 
 def missing(target: str) -> bool:
@@ -38,7 +46,7 @@ def setup(namespace: dict[str, Any]) -> None:
     patch.chdir(folder.name)
     # Two test processes share two cores.
     torch.set_num_threads(1)
-    namespace.update(missing=missing, _folder=folder, _patch=patch)
+    namespace.update(missing=missing, quick=QUICK[-1], _folder=folder, _patch=patch)
 
 
 def teardown(namespace: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ _HOME = {
     "compile": "hasten.compiling",
     "apply": "hasten.compiling",
     "sensitivity": "hasten.quantization.sensitivity",
-    "doctor": "hasten.doctor.diagnose",
+    "doctor": "hasten.diagnosis.doctor",
     "run": "hasten.search.run",
     "Result": "hasten.search.run",
     "Artifact": "hasten.artifact",

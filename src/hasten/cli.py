@@ -45,6 +45,13 @@ def run_command(
     targets: Annotated[str, typer.Option(help="Target names, comma-separated, or auto.")] = "auto",
     out: Annotated[Path, typer.Option(help="Run folder; new or empty.")] = Path("runs/last"),
     seed: Annotated[int, typer.Option(help="Decides the holdout split and all randomness.")] = 0,
+    objective: Annotated[str, typer.Option(help="What to improve: latency, throughput, size or energy.")] = "latency",
+    max_latency_ms: Annotated[float | None, typer.Option(help="Largest accepted latency at batch 1.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest accepted size of the program: 256KB, 4MB.")] = None,
+    training: Annotated[bool, typer.Option(help="Prune and train candidates too.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,14 +61,22 @@ def run_command(
     from hasten.task import Budget
     from hasten.taskfile import load_task
 
-    budget = Budget(max_drop=parse_share(max_drop, "--max-drop"), confidence=confidence, minutes=minutes)
+    budget = Budget(
+        max_drop=parse_share(max_drop, "--max-drop"),
+        confidence=confidence,
+        minutes=minutes,
+        objective=objective,
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=None if max_size is None else parse_size(max_size, "--max-size"),
+        training=training,
+    )
     console = Console(stderr=True)
     if quiet or as_json:
-        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=Silent())
+        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=Silent())
     else:
         with Bar(console) as bar:
             bar.trying("loading the task")
-            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=bar)
+            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=bar)
     if as_json:
         typer.echo((result.folder / "result.json").read_text())
     else:
@@ -152,7 +167,7 @@ def doctor_command(
     as_json: JsonOption = False,
 ) -> None:
     """Say what the limit of this machine is, where each layer stands, and what would bring most."""
-    from hasten.doctor.diagnose import doctor
+    from hasten.diagnosis.doctor import doctor
     from hasten.report.doctor import diagnosis_tables
     from hasten.taskfile import load_task
 
@@ -237,6 +252,18 @@ def parse_share(text: str, name: str) -> float:
         return float(match[1]) / (100 if match[2] else 1)
     except ValueError:
         raise InvalidInput(f"`{name}` must be a number like 0.01 or 1%, but got {text!r}.") from None
+
+
+def parse_size(text: str, name: str) -> int:
+    """`256KB`, `4MB`, `1.5GB` or a number of bytes as bytes; a kilobyte has 1000.
+
+    Raises:
+        InvalidInput: Not a size.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InvalidInput(f"`{name}` must be a size like 256KB or 4MB, but got {text!r}.")
+    return round(float(match[1]) * {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}[match[2].lower()])
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:

@@ -14,6 +14,7 @@ from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
+from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, make_target, name_of
 from hasten.task import Task
 
@@ -46,6 +47,8 @@ def compile(
     chosen = make_target(target, options) if isinstance(target, str) else target
     if missing := chosen.missing():
         raise InvalidInput(f"target {name_of(chosen)} must be usable on this machine, but needs: {missing}")
+    if getattr(chosen, "runs_on_cpu", False):
+        warn_of_saturation(graph)
     graph = fuse(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"

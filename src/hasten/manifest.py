@@ -86,7 +86,7 @@ def _is_spec(value: Any, named: bool) -> bool:
     return sizes and value.get("dtype") in _DTYPES
 
 
-_DTYPES = {"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"}
+_DTYPES = ("float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 
 def check_files(folder: Path, manifest: dict[str, Any], besides: Collection[str] = ()) -> None:

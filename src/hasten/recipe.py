@@ -173,13 +173,17 @@ def options_of(part: Technique | Target) -> dict[str, Any]:
 
 
 def describe(part: Technique | Target) -> str:
-    """One line: the name and the options that differ from their defaults."""
+    """One line: the name and the options that differ from their defaults; of long tuples only how many they hold."""
     changed = [
-        f"{field.name}={getattr(part, field.name)}"
+        f"{field.name}={_short(getattr(part, field.name))}"
         for field in dataclasses.fields(typing.cast(Any, part))
         if getattr(part, field.name) != field.default
     ]
     return f"{name_of(part)}({', '.join(changed)})" if changed else name_of(part)
+
+
+def _short(value: Any) -> str:
+    return f"({len(value)} given)" if isinstance(value, tuple) and len(value) > 1 else str(value)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import hasten
+from hasten.quantization.learned_rounding import learn_rounding
 from hasten.quantization.rounding import input_moments, round_weights
 
 
@@ -46,6 +47,31 @@ def test_correlated_inputs_lose_no_more_than_rounding_to_nearest(
     assert torch.equal(rounded, rounded.round())
     assert rounded.abs().max() <= 127
     assert _error(weight, rounded, scale, covariance) <= (1 + 1e-4) * _error(weight, nearest, scale, covariance)
+
+
+@given(st.integers(0, 1000), st.integers(1, 2), st.integers(1, 4), st.integers(2, 12), st.sampled_from([1, 7]))
+@settings(deadline=None, max_examples=8)
+def test_learned_rounding_moves_no_weight_by_more_than_a_step_and_loses_no_more_than_greedy(
+    seed: int, groups: int, outputs: int, size: int, top: int
+) -> None:
+    weight, _, covariance = _case(seed, groups, outputs, size)
+    scale = weight.abs().amax(2, keepdim=True) / top
+    learned = learn_rounding(weight, scale, covariance, -top, top)
+    greedy = round_weights(weight, scale, covariance, -top, top)
+    assert torch.equal(learned, learned.round())
+    assert learned.abs().max() <= top
+    assert _error(weight, learned, scale, covariance) <= (1 + 1e-4) * _error(weight, greedy, scale, covariance)
+
+
+def test_on_average_learning_beats_greedy_rounding_at_few_bits() -> None:
+    gains = []
+    for seed in range(5):
+        weight, _, covariance = _case(seed, 1, 8, 24)
+        scale = weight.abs().amax(2, keepdim=True) / 3
+        learned, greedy = (rule(weight, scale, covariance, -3, 3) for rule in (learn_rounding, round_weights))
+        gains.append(_error(weight, learned, scale, covariance) / _error(weight, greedy, scale, covariance))
+    print(gains)
+    assert sum(gains) / len(gains) < 0.97
 
 
 def test_on_average_correlated_inputs_lose_much_less() -> None:

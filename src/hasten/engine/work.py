@@ -103,7 +103,11 @@ class Device:
 
 @dataclass(eq=False)
 class Lane:
-    """One caller of a device: runs one batch at a time."""
+    """One caller of a device: runs one batch at a time.
+
+    Attributes:
+        dead: Takes nothing; while it is `reviving` there is hope that it comes back.
+    """
 
     index: int
     device: Device
@@ -111,6 +115,7 @@ class Lane:
     batch: Batch | None = None
     stalled: bool = False
     dead: bool = False
+    reviving: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Removal:
         (), "allowed widths by layer; a width is rounded up to the next of them"
     )
     ratios: tuple[tuple[str, float], ...] = option((), "share to remove by group name; only these are cut")
+    samples: int | None = option(None, "calibration samples to score units on; null: all", low=1)
     schedule: Literal["one-shot", "linear", "cubic"] = option(
         "one-shot", "how the share grows over the steps", choices=SCHEDULES
     )
@@ -73,6 +74,7 @@ class Removal:
             widths={layer: tuple(allowed) for layer, allowed in self.widths},
             approximate=self.approximate,
             ratios=dict(self.ratios),
+            samples=self.samples,
         )
         if self.epochs == 0:
             return cut(graph, task, cutting, self.ratio)

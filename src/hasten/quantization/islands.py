@@ -63,4 +63,4 @@ def _conversion_macs(layer: Node, costs: dict[str, NodeCost]) -> float:
     weight = layer.args[1]
     assert isinstance(weight, Node)
     moved = costs[layer.name].size_bytes - weight.meta["val"].numel() * _FLOAT_BYTES
-    return _WORTHWHILE_MACS_PER_VALUE * moved / _FLOAT_BYTES
+    return float(_WORTHWHILE_MACS_PER_VALUE * moved / _FLOAT_BYTES)

@@ -50,7 +50,7 @@ def _learn(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, high: in
             # Beta falls from soft to sharp: first towards the rim, in the end to 0 or 1.
             beta = _SHARPEST + (_SOFTEST - _SHARPEST) * 0.5 * (1 + math.cos(math.pi * progress))
             loss = loss + _PULL * (1 - (2 * soft - 1).abs() ** beta).sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return torch.clamp(floor + (up.detach() > 0).float(), low, high)
 

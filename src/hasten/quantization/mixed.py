@@ -36,12 +36,12 @@ def fewest_precise(
         max_drop: The largest accepted drop.
 
     Raises:
-        Unsupported: Even with all layers but one precise the score drops more.
+        Unsupported: Even with all layers precise the score drops more, or nothing is rounded then.
     """
     smallest = drop(best := quantize(()))
     if smallest <= max_drop:
         return best
-    low, high, passing = 0, len(order), None
+    low, high, passing = 0, len(order) + 1, None
     while high - low > 1:
         middle = (low + high) // 2
         try:

@@ -53,7 +53,9 @@ def pack(integers: Tensor, bits: int, block: int) -> Tensor:
         uint8, [n, k / block, block * bits / 8]; of two weights in a byte the first is the lower half.
     """
     unsigned = (integers.short() + 2 ** (bits - 1)).to(torch.uint8).reshape(len(integers), -1, block)
-    return unsigned if bits == 8 else unsigned[..., ::2] | (unsigned[..., 1::2] << 4)
+    if bits == 4:
+        unsigned = unsigned[..., ::2] | (unsigned[..., 1::2] << 4)
+    return unsigned
 
 
 def _packable(graph: GraphModule, node: Node) -> tuple[Stored, int] | None:
@@ -88,7 +90,13 @@ def _replace(graph: GraphModule, layer: Node, weight: Stored, block: int) -> Non
 def _product(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, bits: int, block: int) -> Tensor:
     """What the ONNX exporter traces: one MatMulNBits node, its result of shape [..., n]."""
     n, blocks = scales.shape
-    attributes = {"K": blocks * block, "N": n, "bits": bits, "block_size": block, "accuracy_level": _INT8_PRODUCTS}
+    attributes: dict[str, Any] = {
+        "K": blocks * block,
+        "N": n,
+        "bits": bits,
+        "block_size": block,
+        "accuracy_level": _INT8_PRODUCTS,
+    }
     result = torch.onnx.ops.symbolic(
         "com.microsoft::MatMulNBits",
         (x, packed, scales),

@@ -53,4 +53,4 @@ def stored(graph: GraphModule, node: Any) -> Stored | None:
     if integers is None or scale is None:
         return None
     low, high = int(node.args[4]), int(node.args[5])  # type: ignore[arg-type]
-    return Stored(integers, scale, low, high, integers.shape if shape is None else torch.Size(shape))  # type: ignore[arg-type]
+    return Stored(integers, scale, low, high, integers.shape if shape is None else torch.Size(shape))

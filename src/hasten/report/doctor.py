@@ -34,7 +34,9 @@ def _machine(limits: dict[str, Any], above: list[str]) -> Group:
     for name, key in (("last-level cache", "cache_bytes_per_s"), ("memory", "dram_bytes_per_s")):
         table.add_row(name, f"{limits[key] / 1e9:.0f} GB/s", "")
     for target, call_us in limits["call_us"].items():
-        table.add_row(f"a call in {target}", f"{call_us:.1f} us", f"{limits['node_us'][target]:.2f} us for each operator")
+        table.add_row(
+            f"a call in {target}", f"{call_us:.1f} us", f"{limits['node_us'][target]:.2f} us for each operator"
+        )
     sets = ", ".join(limits["device"]["instruction_sets"]) or "none of those that matter"
     notes = [f"instruction sets: {sets}", *(f"raised: {line}" for line in above)]
     return Group(table, Text("\n".join(notes), style="dim"))

@@ -1,13 +1,14 @@
 """LiteRT: an exported program to a TFLite file, fully int8 if wanted, run by LiteRT's interpreter with XNNPACK."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hasten.errors import Unsupported
+from hasten.stacks._pieces import in_pieces
 
 
 def compile(folder: Path, inputs: int, int8: bool) -> None:
@@ -86,24 +87,13 @@ def load(folder: Path, threads: int) -> Callable[..., tuple[np.ndarray, ...]]:
     sinks = [outs[f"output_{index}"] for index in range(len(outs))]
     size = int(sources[0]["shape"][0])
 
-    def piece(arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    def piece(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         for detail, x in zip(sources, arrays, strict=True):
             interpreter.set_tensor(detail["index"], _quantized(x, detail))
         interpreter.invoke()
         return [_dequantized(interpreter.get_tensor(detail["index"]), detail) for detail in sinks]
 
-    def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        rows = len(inputs[0])
-        if rows == size:
-            return tuple(piece(inputs))
-        # The last piece is filled up; its surplus is cut off below.
-        pieces = [
-            piece(tuple(np.resize(x[start : start + size], (size, *x.shape[1:])) for x in inputs))
-            for start in range(0, rows, size)
-        ]
-        return tuple(np.concatenate(parts)[:rows] for parts in zip(*pieces, strict=True))
-
-    return program
+    return in_pieces(piece, size)
 
 
 def types(folder: Path) -> dict[str, int]:

@@ -1,11 +1,8 @@
 """LiteRT (TensorFlow Lite) with XNNPACK: the runtime of phones and boards, run on this CPU, in float or fully int8."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
-
-import numpy as np
 
 from hasten.recipe import Program, check_options, option
 
@@ -53,6 +50,7 @@ class LiteRt:
         from hasten import environments
         from hasten.errors import Unsupported
         from hasten.graph.capture import has_dynamic_batch
+        from hasten.targets._handover import write_calibration, write_program
 
         if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
             raise Unsupported(
@@ -62,32 +60,13 @@ class LiteRt:
         batch = self.batch if has_dynamic_batch(graph) else len(task.example[0])
         with tempfile.TemporaryDirectory() as name:
             scratch = Path(name)
-            self._hand_over(graph, task, scratch, batch)
+            write_program(graph, task, scratch, batch)
+            if self.precision == "int8":
+                write_calibration(task, scratch, batch, self.samples)
             environments.call(
                 "litert", "compile", folder=scratch, inputs=len(task.example), int8=self.precision == "int8"
             )
             (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
-
-    def _hand_over(self, graph: "GraphModule", task: "Task", folder: Path, batch: int) -> None:
-        """Write what the converter reads: the program at one batch size, an example, calibration batches."""
-        import torch
-
-        from hasten.task import calibration_inputs
-
-        example = tuple(torch.cat([x] * -(-batch // len(x)))[:batch] for x in task.example)
-        with torch.no_grad():
-            torch.export.save(torch.export.export(graph, example), folder / "model.pt2")
-        for index, x in enumerate(example):
-            np.save(folder / f"example_{index}.npy", x.detach().numpy())
-        if self.precision != "int8":
-            return
-        wanted = -(-self.samples // batch)
-        rows = (row for inputs in calibration_inputs(task) for row in zip(*inputs, strict=True))
-        chosen = list(itertools.islice(rows, wanted * batch))
-        chosen = (chosen * batch)[: max(batch, len(chosen) // batch * batch)]
-        for index in range(len(example)):
-            values = torch.stack([row[index] for row in chosen]).detach().numpy()
-            np.save(folder / f"calibration_{index}.npy", values.reshape(-1, batch, *values.shape[1:]))
 
     def load(self, folder: Path) -> Program:
         """The interpreter over `model.tflite`; in this process where LiteRT's runtime is installed."""

@@ -25,6 +25,8 @@ class OnnxRuntime:
     # A loaded program may be called from several threads at once, and then runs in each of them.
     concurrent: ClassVar[bool] = True
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)

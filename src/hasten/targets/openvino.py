@@ -23,6 +23,8 @@ class OpenVino:
     """OpenVINO's CPU plugin."""
 
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
