@@ -1,4 +1,4 @@
-"""A search in a world where things break: the trial fails and says why, the rest goes on, and what is on disk is whole."""
+"""A search where things break: the trial fails and says why, the rest goes on, and what is on disk is whole."""
 
 import resource
 import shutil
@@ -63,8 +63,8 @@ def _no_number(output: Any, target: Any) -> Tensor:
 @pytest.mark.parametrize("fault", ["loader", "loss"])
 def test_training_that_cannot_work_leaves_the_rest(digits_task: hasten.Task, tmp_path: Path, fault: str) -> None:
     if fault == "loader":
-        broken = replace(digits_task, train=Breaks(list(digits_task.train or [])), calibration=digits_task.train)
-        broken = replace(broken, calibration=[x for x, _ in digits_task.train or []])
+        train = list(digits_task.train or [])
+        broken = replace(digits_task, train=Breaks(train), calibration=[x for x, _ in train])
         told = "OSError: the network drive is gone"
     else:
         broken, told = (
