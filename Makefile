@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN := runs/demo
+TOOLS := .venv-tools
 BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
-.PHONY: demo test test-all check format docs release clean bench bench-quick bench-report bench-gpu
+.PHONY: demo test test-all check format docs release clean bench bench-quick bench-report bench-gpu lock audit sbom coverage
 
 demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
 	rm -rf $(RUN)
@@ -60,5 +61,28 @@ bench-gpu: $(INSTALLED)  ## hasten beside torch.compile and torchao on this mach
 release:  ## wheel and sdist in dist/, tried from a clean environment
 	.ci/release
 
+lock: $(TOOLS)/.installed  ## requirements-test.txt: constraints.txt with the SHA-256 of every file on PyPI
+	$(TOOLS)/bin/uv pip compile constraints.txt --no-config --no-deps --generate-hashes --no-annotate --quiet \
+		--python-version 3.11 --custom-compile-command "make lock" --output-file requirements-test.txt
+
+audit: $(TOOLS)/.installed  ## known security holes in what constraints.txt pins, from osv.dev; fails if it cannot ask
+	$(TOOLS)/bin/pip-audit --strict --vulnerability-service osv --no-deps --disable-pip --requirement constraints.txt
+
+sbom: $(INSTALLED) $(TOOLS)/.installed  ## build/sbom.json (CycloneDX) and build/licences.md, of what is installed in .venv
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --format markdown --with-urls \
+		--output-file build/licences.md
+
+coverage: $(INSTALLED)  ## lines that the fast tests run, by file
+	$(BIN)/python -m pytest -m "not slow" --cov hasten --cov-report term:skip-covered
+
+# Tools of their own environment: nothing of hasten depends on them.
+$(TOOLS)/.installed: .ci/tools.txt
+	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement .ci/tools.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -73,10 +73,10 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def used_s(process: psutil.Process) -> float:
-    """Processor time of a search and of its children that have ended."""
-    times = process.cpu_times()
-    return float(times.user + times.system + times.children_user + times.children_system)
+def used_s(search: psutil.Process) -> float:
+    """Processor time of a search and its children, those that have ended included."""
+    found = [process.cpu_times() for process in (search, *search.children(recursive=True))]
+    return float(sum(x.user + x.system + x.children_user + x.children_system for x in found))
 
 
 def outlives(process: "subprocess.Popen[bytes]", processor_s: float) -> bool:
@@ -87,7 +87,7 @@ def outlives(process: "subprocess.Popen[bytes]", processor_s: float) -> bool:
                 return True
         except psutil.Error:
             continue
-        time.sleep(0.02)
+        time.sleep(0.05)
     return False
 
 
@@ -222,7 +222,7 @@ def _kills_section(seen: dict[str, Any]) -> list[str]:
         "| seen | count |",
         "|---|---|",
         f"| searches that came to their end through these kills | {seen['searches_finished']} |",
-        f"| finished trials on record when a search was resumed, and still there when it was killed again | {seen['trials_kept']} |",
+        f"| finished trials on record when a search was resumed, still there when it ended | {seen['trials_kept']} |",
         f"| finished trials that were done again | {seen['trials_done_twice']} |",
         f"| child processes that ran at a kill, all of which had to end by themselves | {seen['children_at_kill']} |",
         f"| seconds until the last of them had ended, at worst | {seen['slowest_end_s']:g} |",

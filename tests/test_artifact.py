@@ -17,6 +17,7 @@ import torch
 import hasten
 from hasten.artifact import Artifact, load, verify
 from hasten.errors import InvalidInput
+from hasten.recipe import Recipe, name_of
 
 
 @pytest.fixture
@@ -239,3 +240,18 @@ def test_onnx_data_outside_the_folder_is_not_read(copy: Path, tmp_path: Path) ->
     _agree(copy, "model.onnx")
     with pytest.raises(Exception, match=r"(?i)external|secret|path"):
         load(copy)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "eager"])
+def test_what_the_first_release_wrote_still_loads(target: str) -> None:
+    folder = Path(__file__).parent / "data" / f"schema-1-{target}"
+    assert Artifact(folder).manifest["schema"] == 1
+    recipe = Recipe.from_yaml((folder / "recipe.yaml").read_text())
+    assert [name_of(step) for step in recipe.steps] == ["prune_filters", "quantize"]
+    assert hasten.verify(folder).deviation < 0.01
+
+
+def test_an_artifact_does_not_tell_where_it_was_made(digits_artifact: Artifact) -> None:
+    here = str(Path(hasten.__file__).parents[2]).encode()
+    for path in digits_artifact.path.rglob("*"):
+        assert path.is_dir() or here not in path.read_bytes(), path

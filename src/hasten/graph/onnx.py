@@ -40,7 +40,15 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
         assert program is not None
         if has_dynamic_batch(graph):
             _name_batch(program)
+        _drop_stack_traces(program)
         program.save(str(path), external_data=size_bytes > _PROTOBUF_LIMIT_BYTES)
+
+
+def _drop_stack_traces(program: torch.onnx.ONNXProgram) -> None:
+    """Drop the nodes' stack traces: paths of the machine that wrote a file have no place in what ships."""
+    for function in (program.model.graph, *program.model.functions.values()):
+        for node in function.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 def _name_batch(program: torch.onnx.ONNXProgram) -> None:

@@ -136,7 +136,9 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
         kept = ranked[: max(1, len(ranked) // 2)]
         for worth, a, trial in ranked if not final else []:
             why = f"{trial.merit:.2f}x with a drop of {trial.drop:+.4f} after {steps} steps: promise {worth:.3f}"
-            session.decide(f"rung {rung + 2} of {a.name}", any(a is k[1] for k in kept), why, trial.merit / best)
+            why = f"it failed: {trial.failure}" if trial.failure else why
+            chosen = not trial.failure and any(a is k[1] for k in kept)
+            session.decide(f"rung {rung + 2} of {a.name}", chosen, why, trial.merit / best)
         standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
     for a, _ in standing:
         save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
