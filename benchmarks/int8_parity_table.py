@@ -57,7 +57,7 @@ def from_config(name: str, **options: Any) -> Callable[[], nn.Module]:
         import transformers
 
         family, _, head = name.partition(":")
-        config = getattr(transformers, f"{family}Config")(**options)
+        config = getattr(transformers, f"{family}Config")(num_labels=100, **options)
         return Logits(getattr(transformers, f"{family}{head}")(config))
 
     return make
