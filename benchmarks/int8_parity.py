@@ -80,7 +80,7 @@ def measure(network: Network, scratch: Path) -> dict[str, Any]:
     files = [ArrayWriter(scratch / f"judged_{i}.bin", column[-JUDGED:]).close() for i, column in enumerate(columns)]
 
     entries = [*in_every_runtime("float", "", source, scratch), *peers(network, source, inputs, scratch)]
-    ours, torch_graphs = own(graph, task, scratch)
+    ours, torch_graphs = own(graph, task, scratch, network.transformer)
     entries += ours
     with torch.no_grad():
         reference = run_torch(graph, columns)
@@ -125,19 +125,25 @@ def runtimes() -> list[Target]:
     return found
 
 
-def own(graph: GraphModule, task: hasten.Task, scratch: Path) -> tuple[list[Entry], dict[str, GraphModule]]:
+def own(
+    graph: GraphModule, task: hasten.Task, scratch: Path, transformer: bool
+) -> tuple[list[Entry], dict[str, GraphModule]]:
+    """Static int8 as each target wants it; of transformers also int8 weights, whose inputs are rounded as they come."""
     entries: list[Entry] = []
     graphs: dict[str, GraphModule] = {}
-    folders: dict[type[Target], Path] = {}
+    folders: dict[tuple[type[Target], str], Path] = {}
     for target in runtimes():
-        placement = type(target).placements[0]
-        if placement not in graphs:
-            graphs[placement] = hasten.Quantize(placement=placement).apply(graph, task)
-        # Both precisions of a target read the same file.
-        if type(target) not in folders:
-            folders[type(target)] = Path(tempfile.mkdtemp(dir=scratch))
-            target.compile(graphs[placement], task, folders[type(target)])
-        entries.append(Entry("hasten", placement, target, folders[type(target)]))
+        for variant in (type(target).placements[0], *(("weights int8",) if transformer else ())):
+            if variant not in graphs:
+                weights_alone = variant == "weights int8"
+                chosen = hasten.QuantizeWeights() if weights_alone else hasten.Quantize(placement=variant)
+                graphs[variant] = chosen.apply(graph, task)
+            # Both precisions of a target read the same file.
+            key = (type(target), variant)
+            if key not in folders:
+                folders[key] = Path(tempfile.mkdtemp(dir=scratch))
+                target.compile(graphs[variant], task, folders[key])
+            entries.append(Entry("hasten", variant, target, folders[key]))
     return entries, graphs
 
 

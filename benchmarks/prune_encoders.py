@@ -1,30 +1,34 @@
 """A ViT and a BERT with 30% of their heads and MLP units removed: exactness in float64, latency in two runtimes.
 
-Weights are random, so nothing is said about accuracy. Run: python benchmarks/prune_encoders.py --out benchmarks/results
+    python benchmarks/prune_encoders.py prepare     # exactness, and artifacts in HASTEN_BENCH_CACHE
+    python benchmarks/prune_encoders.py latency     # original beside pruned in every runtime, batch 1
+
+Weights are random, so nothing is said about accuracy.
 """
 
 import argparse
 import json
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 
 import hasten
+from cifar import provenance, write
 from hasten.graph.channels import find_channels
 from hasten.graph.cost import parameter_count, total_macs
 from hasten.graph.surgery import remove, run_masked
 from hasten.measure.artifacts import time_artifacts
-from hasten.recipe import make_target
 from hasten.task import Task
 from hasten.techniques.prune_neurons import PruneNeurons
+from hasten_bench.material import cache
 
 RATIO = 0.3
 TARGETS = ("onnxruntime", "openvino")
+RESULTS = Path(__file__).parent / "results" / "prune_encoders.json"
 
 
 class Encoder(nn.Module):
@@ -39,15 +43,14 @@ class Encoder(nn.Module):
         return logits
 
 
-def networks(layers: int) -> dict[str, tuple[nn.Module, Tensor]]:
-    """ViT-B/16 at 224 pixels and BERT-base at 128 tokens, each with `layers` of its 12 layers."""
+def network(name: str, layers: int) -> tuple[nn.Module, Tensor]:
+    """ViT-B/16 at 224 pixels or BERT-base at 128 tokens, with `layers` of its 12 layers."""
     torch.manual_seed(0)
-    vit = transformers.ViTForImageClassification(transformers.ViTConfig(num_hidden_layers=layers))
+    if name == "vit-b16":
+        vit = transformers.ViTForImageClassification(transformers.ViTConfig(num_hidden_layers=layers))
+        return Encoder(vit).eval(), torch.randn(1, 3, 224, 224)
     bert = transformers.BertForSequenceClassification(transformers.BertConfig(num_hidden_layers=layers))
-    return {
-        "vit-b16": (Encoder(vit).eval(), torch.randn(1, 3, 224, 224)),
-        "bert-base": (Encoder(bert).eval(), torch.randint(0, 30000, (1, 128))),
-    }
+    return Encoder(bert).eval(), torch.randint(0, 30000, (1, 128))
 
 
 def exactness(model: nn.Module, x: Tensor) -> float:
@@ -67,41 +70,68 @@ def exactness(model: nn.Module, x: Tensor) -> float:
     return float((removed - zeroed).abs().max() / zeroed.abs().max())
 
 
-def measure(model: nn.Module, x: Tensor, turns: int) -> dict[str, Any]:
-    """MACs, parameters, and latency at batch 1 of the original and the pruned graph, interleaved."""
-    task = Task(model, (x,), holdout=[x])
-    original = hasten.capture(model, (x,))
-    pruned = PruneNeurons(RATIO, "weight_l2", "layer").apply(original, task)
-    found: dict[str, Any] = {
-        "macs": [total_macs(original), total_macs(pruned)],
-        "parameters": [parameter_count(original), parameter_count(pruned)],
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for target in TARGETS:
-            if make_target(target).missing():
-                continue
-            paths = [Path(folder) / f"{target}-{kind}.hasten" for kind in ("original", "pruned")]
-            for graph, path in zip((original, pruned), paths, strict=True):
+def prepare(options: argparse.Namespace) -> None:
+    """Exactness, MACs, parameters, and both versions compiled for every runtime."""
+    for name in options.networks:
+        model, x = network(name, options.layers)
+        found: dict[str, Any] = read()["networks"].get(name) or {
+            "layers": options.layers,
+            "relative_error_float64": exactness(model, x),
+        }
+        task = Task(model, (x,), holdout=[x])
+        graphs = {"original": hasten.capture(model, (x,))}
+        graphs["pruned"] = PruneNeurons(RATIO, "weight_l2", "layer").apply(graphs["original"], task)
+        for kind, graph in graphs.items():
+            found[kind] = {"macs": total_macs(graph), "parameters": parameter_count(graph)}
+            for target in options.targets:
+                path = compiled(name, kind, target)
+                shutil.rmtree(path, ignore_errors=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 hasten.compile(graph, task, target, path)
-            times = time_artifacts(paths, turns=turns)
-            found[target] = {Path(name).stem: latency.to_json() for name, latency in times.items()}
-    return found
+        results = read()
+        results["networks"][name] = found
+        write(results, RESULTS)
+        print(name, json.dumps(found, indent=1), flush=True)
+
+
+def latency(options: argparse.Namespace) -> None:
+    """Original beside pruned in every runtime, interleaved, batch 1."""
+    results = read()
+    for name in options.networks:
+        times: dict[str, Any] = {}
+        for target in options.targets:
+            paths = [compiled(name, kind, target) for kind in ("original", "pruned")]
+            measured = time_artifacts(paths, turns=options.turns)
+            times[target] = {
+                kind: measured[str(path)].to_json() for kind, path in zip(("original", "pruned"), paths, strict=True)
+            }
+            print(name, target, f"{times[target]['pruned']['ratio']:.2f}x", flush=True)
+        results["networks"][name]["latency"] = times
+    write(results, RESULTS)
+
+
+def compiled(name: str, kind: str, target: str) -> Path:
+    """Where an artifact lies between `prepare` and `latency`."""
+    return cache() / "encoders" / f"{name}-{kind}-{target}.hasten"
+
+
+def read() -> dict[str, Any]:
+    """The results so far."""
+    if RESULTS.exists():
+        results: dict[str, Any] = json.loads(RESULTS.read_text())
+        return results
+    return provenance() | {"ratio": RATIO, "threads": 2, "networks": {}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("prepare", "latency"))
+    parser.add_argument("--networks", nargs="*", default=["vit-b16", "bert-base"])
+    parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--layers", type=int, default=12, help="fewer for a quick look")
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="folder for prune_encoders.json")
-    args = parser.parse_args()
-    results: dict[str, Any] = {"ratio": RATIO, "layers": args.layers, "threads": torch.get_num_threads()}
-    for name, (model, x) in networks(args.layers).items():
-        error = exactness(model, x)
-        results[name] = {"relative_error_float64": error} | measure(model, x, args.turns)
-        print(name, json.dumps(results[name], indent=1, default=np.ndarray.tolist), flush=True)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "prune_encoders.json").write_text(json.dumps(results, indent=1))
+    options = parser.parse_args()
+    {"prepare": prepare, "latency": latency}[options.command](options)
 
 
 if __name__ == "__main__":

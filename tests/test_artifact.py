@@ -1,6 +1,8 @@
 """What ships: complete or absent, unchanged or refused, runnable without torch."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -134,3 +136,106 @@ def test_nothing_is_overwritten_and_no_half_artifact_is_left(digits_artifact: Ar
     with pytest.raises(shutil.Error):
         Artifact(broken).save(tmp_path / "out.hasten")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def _inductor_copy(task: hasten.Task, folder: Path) -> Path:
+    graph = hasten.capture(task.model, task.example)
+    return hasten.compile(graph, task, "inductor", folder).path
+
+
+def test_machine_code_runs_only_if_it_is_own_or_trusted(
+    digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "me"))
+    path = _inductor_copy(digits_task, tmp_path / "x.hasten")
+    load(path)
+    assert (tmp_path / "me" / "hasten" / "seal.key").stat().st_mode & 0o077 == 0
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["made_on"] = {}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match="machine code"):
+        load(path)
+    load(path, trust_code=True)
+    monkeypatch.setenv("HASTEN_TRUST_CODE", "1")
+    load(path)
+
+
+def test_machine_code_of_another_user_is_refused(
+    digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "me"))
+    path = _inductor_copy(digits_task, tmp_path / "x.hasten")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "somebody-else"))
+    with pytest.raises(InvalidInput, match="HASTEN_TRUST_CODE"):
+        hasten.load(path)
+    with pytest.raises(InvalidInput, match="machine code"):
+        verify(path)
+
+
+def test_without_a_place_for_a_key_own_code_must_be_trusted_by_hand(
+    digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    path = _inductor_copy(digits_task, tmp_path / "x.hasten")
+    with pytest.raises(InvalidInput, match="machine code"):
+        load(path)
+    load(path, trust_code=True)
+
+
+def _no_directory_entries(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+
+def _huge_array(folder: Path) -> None:
+    """A header that promises 4 EiB; the manifest is made to agree."""
+    with (folder / "check_input_0.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**60,)})
+    _agree(folder, "check_input_0.npy")
+
+
+def _agree(folder: Path, name: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _deep_certificate(folder: Path) -> None:
+    (folder / "certificate.json").write_text("[" * 100_000)
+    _agree(folder, "certificate.json")
+
+
+def _deep_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"a":' * 100_000)
+
+
+@pytest.mark.parametrize("tamper", [_no_directory_entries, _huge_array, _deep_manifest])
+def test_hostile_folders_are_refused(copy: Path, tamper: Callable[[Path], None]) -> None:
+    tamper(copy)
+    with pytest.raises(InvalidInput):
+        verify(copy)
+
+
+def test_a_hostile_certificate_is_refused(copy: Path) -> None:
+    _deep_certificate(copy)
+    with pytest.raises(InvalidInput, match="valid JSON"):
+        _ = Artifact(copy).certificate
+
+
+def test_onnx_data_outside_the_folder_is_not_read(copy: Path, tmp_path: Path) -> None:
+    import onnx
+
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(b"\x01" * 4096)
+    model = onnx.load(copy / "model.onnx")
+    weight = next(x for x in model.graph.initializer if len(x.raw_data) >= 64)
+    size = len(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": "../secret.bin", "offset": "0", "length": str(size)}.items():
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    (copy / "model.onnx").write_bytes(model.SerializeToString())
+    _agree(copy, "model.onnx")
+    with pytest.raises(Exception, match=r"(?i)external|secret|path"):
+        load(copy)

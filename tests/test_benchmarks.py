@@ -3,16 +3,19 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from hasten.errors import InvalidInput
-from hasten_bench import contest, environments, growth, judge, registry, render, results, run_peer, tool
-from hasten_bench.contest import Settings
+from hasten_bench import contest, environments, growth, judge, kept, registry, render, results, run_peer, tool
+from hasten_bench.handover import Handover
+from hasten_bench.settings import Settings
 from hasten_bench.workloads import workload, workloads
 
+ENGLISH = render.READMES["README.md"]
 TINY = Settings(turns=3, test_rows=100, largest_batch=2, minutes=0.1, limit_s=120)
 
 
@@ -23,9 +26,13 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setenv("HASTEN_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         known = registry.peers()
         entrants = [(known["eager"], "fp32"), (known["onnxruntime"], "fp32"), (known["onnxruntime"], "static_int8")]
-        found = contest.run_workload(workload("digits"), entrants, TINY, lambda line: None)
-    run = results.provenance(["--quick"], TINY) | {"kind": "contest", "workloads": [found], "file": "x.json"}
-    return json.loads(json.dumps(run))
+        contest.ask_tools(workload("digits"), entrants, TINY, lambda line: None)
+        found = contest.time_kept(workload("digits"), entrants, TINY, lambda line: None)
+        # A second time nothing runs again.
+        patch.setattr(tool, "ask", None)
+        contest.ask_tools(workload("digits"), entrants, TINY, lambda line: None)
+    run = results.provenance(["--quick"], TINY) | {"kind": "contest", "quick": True, "workloads": [found]}
+    return json.loads(json.dumps(run | {"file": "x.json"}))
 
 
 def test_a_job_goes_through_every_step(document: dict[str, Any]) -> None:
@@ -55,7 +62,7 @@ def _final(hasten_ms: float, peer_ms: float) -> dict[str, Any]:
         return {"median_ms": ms, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio}
 
     timed = {"hasten/search": latency(hasten_ms), "nncf/int8": latency(peer_ms), "eager/fp32": latency(10.0)}
-    run = {"device": {"cpu": "a CPU", "cores": 2}, "command": []}
+    run = {"device": {"cpu": "a CPU", "cores": 2}, "quick": False}
     return {"net": "n", "title": "Net", "trained": True, "rows": [], "run": run} | {
         "finals": {"hasten": "hasten/search", "latency": timed}
     }
@@ -68,7 +75,7 @@ def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
 
 def test_headline_comes_between_the_markers_from_the_results() -> None:
     before = f"# x\n{render.BEGIN}\nold 99x\n{render.END}\nrest"
-    after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}))
+    after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}, ENGLISH))
     assert "99x" not in after
     assert "10.0x" in after
     assert "2.00x (NNCF + OpenVINO, int8)" in after
@@ -77,13 +84,13 @@ def test_headline_comes_between_the_markers_from_the_results() -> None:
 
 def test_a_busy_machine_is_said_beside_the_numbers() -> None:
     item = _final(1.0, 2.0)
-    assert "busy" not in render.headline({"n": item | {"load_average_before": [0.3, 0, 0]}})
-    assert "busy" in render.headline({"n": item | {"load_average_before": [7.0, 0, 0]}})
+    assert "busy" not in render.headline({"n": item | {"load_average_before": [0.3, 0, 0]}}, ENGLISH)
+    assert "busy" in render.headline({"n": item | {"load_average_before": [7.0, 0, 0]}}, ENGLISH)
 
 
 def test_a_full_run_outranks_a_later_quick_one() -> None:
-    full = {"command": [], "started": "1", "workloads": [{"net": "n", "rows": [1]}]}
-    quick = {"command": ["--quick"], "started": "2", "workloads": [{"net": "n", "rows": [2]}]}
+    full = {"quick": False, "started": "1", "workloads": [{"net": "n", "rows": [1]}]}
+    quick = {"quick": True, "started": "2", "workloads": [{"net": "n", "rows": [2]}]}
     assert render.latest([full, quick])["n"]["rows"] == [1]
 
 
@@ -100,6 +107,39 @@ def test_a_failed_tool_keeps_its_row_with_the_reason(tmp_path: Path) -> None:
     answer = tool.ask(peer, "broken", handover, tmp_path / "job", minutes=0.1, limit_s=60)
     assert answer.failure == "ValueError: no such layer"
     assert answer.program == {}
+
+
+def test_a_tool_is_asked_again_only_when_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASTEN_BENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "peer.py"
+    path.write_text("")
+    peer = registry.Peer("x", "X", path, (), ("slow", "search"), {}, (), budgeted=("search",))
+    handover = SimpleNamespace(key="work-1", workload=workload("digits"))
+    asked = []
+
+    def ask(peer: registry.Peer, variant: str, handover: Any, home: Path, **limits: float) -> tool.Answer:
+        asked.append((variant, limits["limit_s"]))
+        return tool.Answer(peer.name, variant, home / "out", failure="not finished after 5 s")
+
+    monkeypatch.setattr(tool, "ask", ask)
+
+    def answer(variant: str, limit_s: float = 5, minutes: float = 1, fresh: bool = False) -> int:
+        settings = Settings(minutes=minutes)
+        kept.answer(peer, variant, cast(Handover, handover), settings, limit_s, fresh)
+        return len(asked)
+
+    assert answer("slow") == 1
+    assert answer("slow") == 1
+    assert answer("slow", limit_s=4, minutes=9) == 1  # it would not finish in less either
+    assert answer("slow", limit_s=50) == 2
+    assert answer("slow", limit_s=50, fresh=True) == 3
+    path.write_text("# changed")
+    assert answer("slow", limit_s=50) == 4
+    handover.key = "work-2"
+    assert answer("slow", limit_s=50) == 5
+    assert answer("search") == 6
+    assert answer("search", minutes=2) == 7  # a budget of its own
+    assert answer("search") == 7
 
 
 def test_a_tool_that_does_not_end_is_ended(tmp_path: Path) -> None:

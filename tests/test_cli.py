@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hasten.artifact import Artifact
-from hasten.cli import parse_share
+from hasten.cli import parse_share, parse_size
 from hasten.errors import InvalidInput
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +22,7 @@ def hasten(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_run_report_verify_bench_and_apply_on_digits(tmp_path: Path) -> None:
     run = tmp_path / "run"
     task = str(ROOT / "examples" / "digits.py")
-    done = hasten("run", task, "--max-drop", "2%", "--targets", "onnxruntime", "--out", str(run))
+    done = hasten("run", task, "--max-drop", "2%", "--targets", "onnxruntime", "--no-training", "--out", str(run))
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
     best = run / "best.hasten"
@@ -55,7 +55,9 @@ def test_run_report_verify_bench_and_apply_on_digits(tmp_path: Path) -> None:
 
 def test_run_with_json_prints_only_json(tmp_path: Path) -> None:
     task = str(ROOT / "examples" / "digits.py")
-    done = hasten("run", task, "--max-drop", "2%", "--targets", "null", "--out", str(tmp_path / "run"), "--json")
+    done = hasten(
+        "run", task, "--max-drop", "2%", "--targets", "null", "--no-training", "--out", str(tmp_path / "run"), "--json"
+    )
     assert done.returncode == 1  # nothing passed
     assert json.loads(done.stdout)["best"] is None
 
@@ -114,6 +116,8 @@ def test_a_bad_task_is_one_clear_line(file: str, message: str, tmp_path: Path) -
     [
         (["run", "x.py", "--max-drop", "much"], "`--max-drop` must be a number like 0.01 or 1%"),
         (["run", "x.py", "--max-drop", "0%"], "`max_drop` must be above 0"),
+        (["run", "x.py", "--max-size", "big"], "`--max-size` must be a size like 256KB or 4MB"),
+        (["run", "x.py", "--objective", "latencies"], "Did you mean 'latency'"),
         (["run", "x.py", "--confidence", "2"], "`confidence` must be in [0.5, 1)"),
         (["verify", "nowhere"], "must be a folder with a manifest.json"),
         (["report", "nowhere"], "needs a finished run"),
@@ -143,13 +147,6 @@ def test_targets_and_techniques_are_listed() -> None:
     assert "quantize" in hasten("techniques").stdout
 
 
-def test_init_writes_a_task_that_runs(tmp_path: Path) -> None:
-    assert hasten("init", "mine.py", cwd=tmp_path).returncode == 0
-    done = hasten("run", "mine.py", "--targets", "onnxruntime", "--out", "run", "--max-drop", "5%", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert hasten("init", "mine.py", cwd=tmp_path).returncode == 2
-
-
 @pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.01", 0.01), (" 2.5 % ", 0.025), ("1e-3", 0.001)])
 def test_shares_are_read(text: str, value: float) -> None:
     assert parse_share(text, "--max-drop") == pytest.approx(value)
@@ -159,3 +156,16 @@ def test_shares_are_read(text: str, value: float) -> None:
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_share(text, "--max-drop")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("256KB", 256_000), ("4MB", 4_000_000), ("1.5gb", 1_500_000_000), ("12", 12), ("2 k", 2000)]
+)
+def test_sizes_are_read_as_bytes(text: str, value: int) -> None:
+    assert parse_size(text, "--max-size") == value
+
+
+@pytest.mark.parametrize("text", ["", "MB", "4 XB", "-1"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_size(text, "--max-size")

@@ -1,15 +1,19 @@
 """`hasten-bench`: run the contest, the growth curves, or render what was measured."""
 
+import os
+import signal
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hasten.errors import HastenError, InvalidInput
+from hasten.errors import HastenError, InvalidInput, unknown
 
 if TYPE_CHECKING:
     from hasten_bench.registry import Peer
+    from hasten_bench.settings import Settings
+    from hasten_bench.workloads import Workload
 
 app = typer.Typer(
     name="hasten-bench",
@@ -21,6 +25,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `hasten-bench` command."""
+    # Ended from outside, it still ends the tool that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except HastenError as error:
@@ -28,38 +34,67 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
+Peers = Annotated[list[str] | None, typer.Option("--peer", help="Only these peers, or PEER/VARIANT; repeatable.")]
+Nets = Annotated[list[str] | None, typer.Option("--net", help="Only these networks; repeatable.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer networks, rows and turns.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run tools again although what they made is kept.")]
+Limit = Annotated[float | None, typer.Option("--limit", help="Minutes after which a tool is ended.")]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", help="Minutes that a tool may spend searching or training.")
+]
+
+
 @app.callback(invoke_without_command=True)
 def contest_command(
     context: typer.Context,
-    peer: Annotated[list[str] | None, typer.Option(help="Only these peers (and the baseline); repeatable.")] = None,
-    net: Annotated[list[str] | None, typer.Option(help="Only these networks; repeatable.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer networks, rows and turns.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; default: benchmarks/results/.")] = None,
+    peer: Peers = None,
+    net: Nets = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    limit: Limit = None,
+    minutes: Minutes = None,
 ) -> None:
-    """Run the peers on the work list and write the results as JSON."""
-    if context.invoked_subcommand is not None:
-        return
-    from hasten_bench import contest, registry, results, workloads
+    """Run the tools whose programs are not kept yet, then time everything and write the results as JSON."""
+    if context.invoked_subcommand is None:
+        tools_command(peer, net, quick, fresh, limit, minutes)
+        time_command(peer, net, quick, limit, minutes)
 
-    chosen_peers = [registry.peer(name) for name in peer] if peer else list(registry.peers().values())
-    if all(p.name != "eager" for p in chosen_peers):
-        chosen_peers.insert(0, registry.peer("eager"))
-    known = workloads.workloads()
-    work = [workloads.workload(n) for n in net] if net else [w for w in known.values() if w.quick or not quick]
-    settings = contest.QUICK if quick else contest.Settings()
-    document = results.provenance(sys.argv[1:], settings) | {"kind": "contest", "workloads": []}
-    goal = (
-        out or results.FOLDER / f"contest-{'quick-' if quick else ''}{document['started'].replace(':', '')[:17]}.json"
-    )
-    _install(chosen_peers)
-    for item in work:
-        entrants = [(p, variant) for p in chosen_peers for variant in p.asked_for(item, quick)]
-        before = results.load_average()
-        found = contest.run_workload(item, entrants, settings, typer.echo)
-        loads = {"load_average_before": before, "load_average_after": results.load_average()}
-        document["workloads"].append(found | loads)
-        results.write(document, goal)
-    typer.echo(f"wrote {goal}")
+
+@app.command("tools")
+def tools_command(
+    peer: Peers = None,
+    net: Nets = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    limit: Limit = None,
+    minutes: Minutes = None,
+) -> None:
+    """Run the tools and keep what they make; any time, on a busy machine too."""
+    from hasten_bench import contest
+
+    chosen, settings = _peers(peer), _settings(quick, limit, minutes)
+    _install(chosen)
+    for item in _work(net, quick):
+        contest.ask_tools(item, _entrants(chosen, item, quick), settings, typer.echo, fresh)
+
+
+@app.command("time")
+def time_command(
+    peer: Peers = None, net: Nets = None, quick: Quick = False, limit: Limit = None, minutes: Minutes = None
+) -> None:
+    """Time what is kept, on a quiet machine, and write one JSON per network to benchmarks/results/."""
+    from hasten_bench import contest, results
+
+    # Programs run as they would anywhere, not with the threads that this shell was given.
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        os.environ.pop(name, None)
+    chosen, settings = _peers(peer), _settings(quick, limit, minutes)
+    for item in _work(net, quick):
+        document = results.provenance(sys.argv[1:], settings) | {"kind": "contest", "quick": quick or bool(peer)}
+        found = contest.time_kept(item, _entrants(chosen, item, quick), settings, typer.echo)
+        goal = results.FOLDER / f"{'quick' if document['quick'] else 'contest'}-{item.name}.json"
+        results.write(document | {"workloads": [found]}, goal)
+        typer.echo(f"wrote {goal}")
 
 
 @app.command("install")
@@ -72,17 +107,21 @@ def install_command() -> None:
 
 @app.command("growth")
 def growth_command(
+    axis: Annotated[str, typer.Option(help="Measure against parameters, samples, trials, or all.")] = "all",
     largest: Annotated[float, typer.Option(help="Largest network, in million parameters.")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; default: benchmarks/results/.")] = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Time and memory of each stage of hasten against the size of the network and of the calibration set."""
-    from hasten_bench import contest, growth, results
+    """Time and memory of each stage of hasten against the network, the calibration set and the number of trials."""
+    from hasten_bench import growth, results
+    from hasten_bench.settings import Settings
 
     if not largest > 0:
         raise InvalidInput(f"`largest` must be above 0, but got {largest}.")
-    document = results.provenance(sys.argv[1:], contest.Settings()) | {"kind": "growth"}
-    goal = out or results.FOLDER / f"growth-{document['started'].replace(':', '')[:17]}.json"
-    results.write(document | growth.run(largest * 1e6, typer.echo), goal)
+    if axis not in (axes := ("all", "parameters", "samples", "trials")):
+        raise unknown("axis", axis, axes)
+    document = results.provenance(sys.argv[1:], Settings()) | {"kind": "growth"}
+    goal = results.FOLDER / "growth.json"
+    results.write(document | growth.run(axis, largest * 1e6, typer.echo, fresh), goal)
     typer.echo(f"wrote {goal}")
 
 
@@ -104,6 +143,43 @@ def list_command() -> None:
         typer.echo(f"{p.name:20} {p.title}: {', '.join(p.variants)}")
     for w in workloads.workloads().values():
         typer.echo(f"{w.name:20} {w.title}")
+
+
+def _peers(names: list[str] | None) -> list["Peer"]:
+    """Those named, or all; of `PEER/VARIANT` that variant alone. The baseline comes in any case."""
+    from hasten_bench import registry
+
+    chosen: dict[str, Peer] = {}
+    for name in names or list(registry.peers()):
+        wanted, _, variant = name.partition("/")
+        found = registry.peer(wanted)
+        if variant and variant not in found.variants:
+            raise unknown("variant", variant, found.variants)
+        kept = chosen[wanted].variants if wanted in chosen else ()
+        chosen[wanted] = replace(found, variants=(*kept, variant)) if variant else found
+    return list(({"eager": registry.peer("eager")} | chosen).values())
+
+
+def _work(names: list[str] | None, quick: bool) -> list["Workload"]:
+    from hasten_bench import workloads
+
+    known = workloads.workloads().values()
+    return [workloads.workload(n) for n in names] if names else [w for w in known if w.quick or not quick]
+
+
+def _entrants(chosen: list["Peer"], item: "Workload", quick: bool) -> list[tuple["Peer", str]]:
+    return [(p, variant) for p in chosen for variant in p.asked_for(item, quick)]
+
+
+def _settings(quick: bool, limit: float | None, minutes: float | None) -> "Settings":
+    from hasten_bench import settings
+
+    for name, value in (("limit", limit), ("minutes", minutes)):
+        if value is not None and not value > 0:
+            raise InvalidInput(f"`{name}` must be above 0, but got {value}.")
+    found = settings.QUICK if quick else settings.Settings()
+    found = found if limit is None else replace(found, limit_s=60 * limit)
+    return found if minutes is None else replace(found, minutes=minutes)
 
 
 def _install(chosen: list["Peer"]) -> None:

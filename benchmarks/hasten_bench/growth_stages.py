@@ -3,6 +3,7 @@
 Prints one JSON line per stage: seconds, peak memory while it ran, or why it failed.
 """
 
+import gc
 import json
 import math
 import resource
@@ -20,7 +21,6 @@ from torch.fx import GraphModule
 import hasten
 from hasten.graph.channels import find_channels
 from hasten.graph.onnx import write_onnx
-from hasten.graph.surgery import remove
 from hasten.recipe import make_technique
 from hasten_bench.nets import resnet50, vit
 
@@ -40,26 +40,31 @@ def transformer(parameters: float) -> nn.Module:
     return vit.network(width=width, depth=depth, heads=width // 64, patch=16, size=IMAGE, classes=10)
 
 
-def stages(model: nn.Module, samples: int, folder: Path) -> dict[str, Callable[[dict[str, Any]], Any]]:
+def stages(family: str, model: nn.Module, samples: int, folder: Path) -> dict[str, Callable[[dict[str, Any]], Any]]:
     """The stages in order; each takes what the earlier ones made, by name."""
     example = (torch.rand(2, 3, IMAGE, IMAGE),)
     rows = [torch.rand(min(16, samples), 3, IMAGE, IMAGE) for _ in range(-(-samples // 16))]
     task = hasten.Task(model, example, holdout=[(x, None) for x in rows], calibration=rows)
 
-    def quantize(made: dict[str, Any]) -> GraphModule:
-        return make_technique("quantize", {"samples": samples}).apply(made["capture"], task)
+    def step(name: str, **options: Any) -> Callable[[dict[str, Any]], GraphModule]:
+        return lambda made: make_technique(name, options).apply(made["capture"], task)
 
     return {
         "capture": lambda made: hasten.capture(model, example),
         "dependencies": lambda made: find_channels(made["capture"]),
-        "removal": lambda made: remove(made["dependencies"], _every_fourth(made["dependencies"])),
-        "calibration and int8": quantize,
+        "pruning": step("prune_filters" if family == "cnn" else "prune_neurons", ratio=0.25),
+        "weight-only int8": step("quantize_weights", rounding="nearest", bias_correction=False),
+        "ONNX export, weight-only": lambda made: write_onnx(made["weight-only int8"], example, folder / "int8.onnx"),
+        "weight-only int4, GPTQ": step("quantize_weights", bits=4, group=32),
+        "calibration and int8": step("quantize", samples=samples),
         "ONNX export, float": lambda made: write_onnx(made["capture"], example, folder / "float.onnx"),
     }
 
 
-def _every_fourth(channels: Any) -> list[Any]:
-    return [unit for group in channels.groups if len(group.units) >= 8 for unit in group.units[::4]]
+# Rounding against data solves a system per layer, which grows with its inputs squared times its outputs.
+REFINING = ("weight-only int4, GPTQ", "calibration and int8")
+LARGEST_REFINED = 1.01e8
+LAST_NEED = {"weight-only int8": "ONNX export, weight-only", "capture": "ONNX export, float"}
 
 
 def main() -> int:
@@ -67,20 +72,24 @@ def main() -> int:
     family, size, samples = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     torch.manual_seed(0)
     model = {"cnn": cnn, "transformer": transformer}[family](size).eval()
-    _say({"parameters": sum(p.numel() for p in model.parameters())})
+    _say({"parameters": sum(p.numel() for p in model.parameters()), "base_bytes": peak_bytes()})
     made: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, stage in stages(model, samples, Path(scratch)).items():
+        for name, stage in stages(family, model, samples, Path(scratch)).items():
+            if name in REFINING and size > LARGEST_REFINED:
+                continue
             _reset_peak()
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             try:
                 made[name] = stage(made)
-                line = {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+                seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+                line: dict[str, Any] = seconds | {"peak_bytes": peak_bytes()}
             except Exception as error:
                 line = {"failure": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"}
             _say({"stage": name} | line)
-            if name in ("removal", "calibration and int8"):
-                made.pop(name, None)
+            # What no later stage needs would only add to their memory; graphs stand in reference cycles.
+            made = {kept: x for kept, x in made.items() if LAST_NEED.get(kept) not in (None, name)}
+            gc.collect()
     return 0
 
 

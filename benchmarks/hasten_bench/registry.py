@@ -1,9 +1,9 @@
 """The peers: every file in `peers/` is one, its name is the peer's name.
 
 A peer states `REQUIREMENTS` (pinned), `TITLE`, `VARIANTS` (name to function of a Job) and `KINDS` (which kinds of work
-a variant is for); where it applies, `NEEDS_VALIDATION` and `NEEDS_TRAINING` (variants that need those rows) and `SLOW`
-(variants left out of a quick run). Its functions import the peer's packages when called, so that the file can be read
-in any environment.
+a variant is for); where it applies, `NEEDS_VALIDATION` and `NEEDS_TRAINING` (variants that need those rows), `SLOW`
+(variants left out of a quick run) and `BUDGETED` (variants that spend `job.minutes`). Its functions import the peer's
+packages when called, so that the file can be read in any environment.
 """
 
 import importlib.util
@@ -28,6 +28,7 @@ class Peer:
     kinds: dict[str, tuple[str, ...]]
     needs_rows: tuple[str, ...]
     slow: tuple[str, ...] = ()
+    budgeted: tuple[str, ...] = ()
 
     def asked_for(self, workload: Workload, quick: bool = False) -> list[str]:
         """The variants that make sense on a workload; the slow ones not in a quick run."""
@@ -73,4 +74,5 @@ def _read(name: str) -> Peer:
         module.KINDS,
         needs,
         getattr(module, "SLOW", ()),
+        getattr(module, "BUDGETED", ()),
     )

@@ -10,8 +10,22 @@ from hasten_bench import results
 from hasten_bench.material import REPOSITORY
 from hasten_bench.registry import peers
 
-BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 BUSY = 0.5
+READMES = {
+    "README.md": {
+        "head": "network|hasten's fastest|speed against PyTorch eager|against the fastest peer that keeps accuracy",
+        "below": "Batch 1, {devices} cores.{rough} All rows and intervals: [docs/benchmarks.md](docs/benchmarks.md).",
+        "rough": " Taken on a busy machine: rough.",
+        "none": "No measurements yet.",
+    },
+    "README.zh-CN.md": {
+        "head": "网络|hasten 的最快版本|相对 PyTorch eager 的速度|相对保持精度的最快同类工具",
+        "below": "批大小 1，{devices} 核。{rough}全部数据与置信区间见 [docs/benchmarks.md](docs/benchmarks.md)。",
+        "rough": "测量时机器繁忙，数字粗略。",
+        "none": "尚无测量结果。",
+    },
+}
 REASONS = Path(__file__).with_name("reasons.toml")
 
 
@@ -30,11 +44,13 @@ def render(repository: Path = REPOSITORY, folder: Path = results.FOLDER) -> list
     page = repository / "docs" / "benchmarks.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text(document(work, growth[-1] if growth else None))
-    readme = repository / "README.md"
-    if not readme.exists() or BEGIN not in readme.read_text():
-        return [page]
-    readme.write_text(with_headline(readme.read_text(), headline(work)))
-    return [page, readme]
+    written = [page]
+    for name, words in READMES.items():
+        readme = repository / name
+        if readme.exists() and BEGIN in readme.read_text():
+            readme.write_text(with_headline(readme.read_text(), headline(work, words)))
+            written.append(readme)
+    return written
 
 
 def latest(contests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -48,8 +64,8 @@ def latest(contests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def is_quick(run: dict[str, Any]) -> bool:
-    """Whether a run was made with `--quick`."""
-    return "--quick" in run["command"]
+    """Whether a run was made with `--quick` or for some peers only."""
+    return bool(run["quick"])
 
 
 def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> str:
@@ -57,7 +73,7 @@ def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> 
     parts = [
         "# Benchmarks",
         "Written by `hasten-bench render` from `benchmarks/results/*.json`; do not edit. What is compared and how: "
-        "[benchmarks/README.md](../benchmarks/README.md).",
+        "`benchmarks/README.md` in the repository.",
         "Every ratio is against PyTorch eager on the same machine, taken in turns in one run, at batch 1 with the 95% "
         "bootstrap interval of its median. A tool's row counts only where it keeps the accuracy.",
         "## Where hasten is not the fastest",
@@ -113,9 +129,11 @@ def section(item: dict[str, Any]) -> list[str]:
     cores = run["device"]["cores"]
     rough = f" **The machine was busy (load {load_of(item)}): these timings are rough.**" if is_rough(item) else ""
     kind = "a quick run" if is_quick(run) else "a full run"
+    limits = sorted({row["made"]["limit_s"] for row in item["rows"] if row["made"]})
+    ended = f" Tools were ended after {' or '.join(str(x) for x in limits)} s." if limits else ""
     parts.append(
         f"{run['device']['cpu']}, {cores} cores, {run['started'][:10]}, commit `{run['commit'][:10]}`, {kind} "
-        f"(`{run['file']}`).{rough}"
+        f"(`{run['file']}`).{ended}{rough}"
     )
     head = [
         "tool",
@@ -126,7 +144,7 @@ def section(item: dict[str, Any]) -> list[str]:
         *_quality_head(item),
         "MB",
         "peak MB",
-        "tool s",
+        "tool CPU s",
         "lines",
     ]
     return [*parts, table(head, [_row(item, row) for row in _sorted(item["rows"])])]
@@ -160,7 +178,7 @@ def _row(item: dict[str, Any], row: dict[str, Any]) -> list[str]:
     name = [peers()[row["peer"]].title if row["peer"] in peers() else row["peer"], row["variant"]]
     if row["failure"]:
         return [*name, f"failed: {row['failure']}"[:160], *[""] * (6 + quality)]
-    tool = [f"{row['tool']['seconds']:.0f}", str(row["tool"]["lines"])]
+    tool = [f"{row['tool']['cpu_seconds']:.0f}", str(row["tool"]["lines"])]
     rate = f"{row['throughput']['samples_per_s']:.0f}" if row["throughput"] else ""
     sizes = [f"{row['size_bytes'] / 1e6:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"]
     return [*name, _ratio(row["latency"]), _ms(row["latency"]), rate, *_quality(item, row["quality"]), *sizes, *tool]
@@ -186,23 +204,38 @@ def growth_section(growth: dict[str, Any]) -> list[str]:
         for p in growth["points"]
         if "failure" in p
     ]
-    load = growth["load_average_at_start"][0]
+    largest = max((p["size"] for p in growth["points"] if p["axis"] == "parameters"), default=0)
     return [
         "## Growth",
-        "Exponents of time and of peak memory against the number of parameters or of calibration samples "
-        f"(1 is linear), with 95% intervals. Load at the start: {load}; `{growth['file']}`.",
+        "Exponents of processor time (of the search: wall time) and of peak memory against the number of parameters, "
+        "of calibration samples or of trials (1 is linear), with 95% intervals. Each size ran in a process of its own; "
+        f"the largest had {largest:,} parameters. `{growth['file']}`.",
         table(["family", "against", "stage", "sizes", "time", "peak memory"], rows),
         f"Clearly above linear: {', '.join(above) if above else 'none'}.",
+        *_largest(growth, largest),
         *(["\n".join(["Failed:", "", *failed])] if failed else []),
     ]
+
+
+def _largest(growth: dict[str, Any], size: int) -> list[str]:
+    """What each stage took at the largest size."""
+    points = [p for p in growth["points"] if p["size"] == size and p["axis"] == "parameters" and "seconds" in p]
+    rows = [[p["family"], p["stage"], f"{p['seconds']:.0f}", f"{p['peak_bytes'] / 1e9:.1f}"] for p in points]
+    head = ["family", "stage", "s", "peak GB of the whole process"]
+    return [f"At {size:,} parameters ({4 * size / 1e9:.1f} GB of weights):", table(head, rows)] if rows else []
 
 
 def _exponent(fit: dict[str, float]) -> str:
     return f"{fit['slope']:.2f} [{fit['low']:.2f}, {fit['high']:.2f}]"
 
 
-def headline(work: dict[str, dict[str, Any]]) -> str:
-    """README's table: hasten's fastest on every network with data, against eager and against the best peer."""
+def headline(work: dict[str, dict[str, Any]], words: dict[str, str]) -> str:
+    """README's table: hasten's fastest on every network with data, against eager and against the best peer.
+
+    Args:
+        work: The newest measurement of every network.
+        words: The text in README's language, see `READMES`.
+    """
     rows = []
     for item in work.values():
         final = item.get("finals") or {}
@@ -217,18 +250,13 @@ def headline(work: dict[str, dict[str, Any]]) -> str:
             f"{1 / others[0][1]['ratio']:.2f}x ({_label(others[0][0])})" if others else "",
         ])  # fmt: skip
     if not rows:
-        return "No measurements yet."
+        return words["none"]
     shown = [item for item in work.values() if item["trained"] and item.get("finals")]
-    devices = sorted({f"{item['run']['device']['cpu']}, {item['run']['device']['cores']} cores" for item in shown})
-    rough = " Taken on a busy machine: rough." if any(map(is_rough, shown)) else ""
-    head = [
-        "network",
-        "hasten's fastest",
-        "speed against PyTorch eager",
-        "against the fastest peer that keeps accuracy",
-    ]
-    text = f"Batch 1, {'; '.join(devices)}.{rough} All rows and intervals: [docs/benchmarks.md](docs/benchmarks.md)."
-    return f"{table(head, rows)}\n\n{text}"
+    devices = sorted({f"{item['run']['device']['cpu']}, {item['run']['device']['cores']}" for item in shown})
+    rough = words["rough"] if any(map(is_rough, shown)) else ""
+    return (
+        f"{table(words['head'].split('|'), rows)}\n\n{words['below'].format(devices='; '.join(devices), rough=rough)}"
+    )
 
 
 def with_headline(readme: str, text: str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hasten.machine import fingerprint
-from hasten_bench.contest import Settings
 from hasten_bench.material import REPOSITORY
+from hasten_bench.settings import Settings
 
 SCHEMA = 1
 FOLDER = REPOSITORY / "benchmarks" / "results"
@@ -19,15 +19,21 @@ FOLDER = REPOSITORY / "benchmarks" / "results"
 
 def provenance(command: list[str], settings: Settings) -> dict[str, Any]:
     """Device, versions, commit, command, settings, and how busy the machine was."""
-    return {
+    return circumstances() | {
         "schema": SCHEMA,
         "command": command,
         "settings": asdict(settings),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": fingerprint(),
+        "harness_sha256": _harness(),
+    }
+
+
+def circumstances() -> dict[str, Any]:
+    """When, at which commit, and how busy the machine was."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks/hasten_bench")),
-        "harness_sha256": _harness(),
         "load_average_at_start": load_average(),
     }
 

@@ -52,6 +52,12 @@ def _count(part: Any) -> int:
     return sum(1 for line in ast.unparse(part).splitlines() if line.strip())
 
 
+def cpu_s() -> float:
+    """Processor time of this process and of its children that have ended."""
+    parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
 def peak_bytes() -> int:
     """Peak resident memory of this process; `getrusage` would start at the memory of the process that forked it."""
     status = Path("/proc/self/status")
@@ -78,6 +84,7 @@ def main() -> int:
         first = (plain.strip().splitlines() or [""])[0]
         result = {"failure": f"{type(error).__name__}: {first[:300]}"}
     result["tool_s"] = time.perf_counter() - started
+    result["tool_cpu_s"] = cpu_s()
     result["tool_peak_bytes"] = peak_bytes()
     result["lines"] = lines_of(peer, variant)
     scratch = job_path.with_name(".result.json")

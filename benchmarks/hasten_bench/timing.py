@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.measure.latency import best_throughput, compare
@@ -20,7 +18,7 @@ from hasten.recipe import make_target
 from hasten_bench.tool import Answer
 
 GROUP = 4
-_BATCH = 16
+_SLOWEST_CALL_S = 0.7
 
 
 @dataclass
@@ -31,22 +29,21 @@ class Measured:
     throughput: dict[str, Any] = field(default_factory=dict)
     size_bytes: int = 0
     peak_bytes: int = 0
-    outputs: np.ndarray | None = None
     failure: str = ""
 
 
 def measure(
     answers: Sequence[Answer], baseline: Answer, inputs: list[ArrayFile], scratch: Path, *, turns: int, largest: int
 ) -> dict[str, Measured]:
-    """Latency at batch 1, throughput, size, memory and outputs of every answer that has a program.
+    """Latency at batch 1, throughput, size and memory of every answer that has a program.
 
     Args:
         answers: Those with a program; the baseline may be among them.
         baseline: What ratios are taken against.
         inputs: Real rows, one file per input.
-        scratch: Folder for outputs and logs.
+        scratch: Folder for logs.
         turns: Rounds of the timer.
-        largest: Largest batch of the throughput sweep.
+        largest: Largest batch of the throughput sweep; smaller where a call of the baseline would take too long.
     """
     others = [a for a in answers if a.name != baseline.name]
     found: dict[str, Measured] = {}
@@ -99,17 +96,17 @@ def _measure_group(
         if baseline not in workers:
             return
         latencies = compare(workers, baseline, inputs, batch=1, turns=turns)
+        while largest > 1 and largest * latencies[baseline].median_ms > 1e3 * _SLOWEST_CALL_S:
+            largest //= 2
         flexible = {name: w for name, w in workers.items() if _takes_batches(w, inputs)}
         rates = best_throughput(flexible, baseline, inputs, largest=largest) if baseline in flexible else {}
         for name, worker in workers.items():
             if name in found and not found[name].failure:
                 continue  # the baseline, measured with an earlier group
             with _recorded(name, found):
-                batch = _BATCH if name in flexible else 1
-                outputs = _outputs(worker, inputs, scratch / name.replace("/", "-"), batch)
                 rate = rates[name].to_json() if name in rates else {}
                 size = program_bytes(answers[name])
-                found[name] = Measured(latencies[name].to_json(), rate, size, worker.peak_memory_bytes(), outputs)
+                found[name] = Measured(latencies[name].to_json(), rate, size, worker.peak_memory_bytes())
 
 
 def _start(
@@ -133,15 +130,6 @@ def _takes_batches(worker: Worker, inputs: list[ArrayFile]) -> bool:
     except HastenError:
         return False
     return True
-
-
-def _outputs(worker: Worker, inputs: list[ArrayFile], folder: Path, batch: int) -> np.ndarray:
-    """The first output for every row, [n, ...]."""
-    rows = np.arange(inputs[0].shape[0])
-    array = np.array(worker.infer(inputs, rows, folder, batch)[0].open())
-    if not np.isfinite(array).all():
-        raise HastenError("its outputs are not finite")
-    return array
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ class Workload:
         net: Module in `nets/` that is handed over as `network.py`.
         options: Keywords of its `network()`.
         input_names: Names of the inputs, in order.
+        source: Module in `data/` that `make` takes everything from.
         make: `make(test_rows) -> Material`.
         metric: What tools judge themselves by: "top1" or "cosine".
         test_metric: What the harness judges by: "top1", "spearman", or "" for random weights.
@@ -34,6 +35,7 @@ class Workload:
     kind: Kind
     net: str
     input_names: tuple[str, ...]
+    source: str
     make: Callable[[int], Material]
     options: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "top1"
@@ -62,36 +64,42 @@ def workload(name: str) -> Workload:
 
 def _all() -> list[Workload]:
     image = {"kind": "image", "input_names": ("image",)}
+    untrained = image | {"source": "random_rows"}
     text = {"kind": "text", "input_names": ("ids", "mask"), "net": "bert"}
     return [
         Workload(
             "efficientnet_lite0", "EfficientNet-Lite0, solar cells, 224 px", net="efficientnet_lite0",
-            make=_solar, test_metric="top1", quick=True, **image,
+            source="solar", make=_solar, test_metric="top1", quick=True, **image,
         ),
         Workload(
             "minilm", "MiniLM-L6 sentence embeddings, STS 2012-2014", options=_minilm_options(),
-            make=_sentences, metric="cosine", test_metric="spearman", quick=True, **text,
+            source="sentences", make=_sentences, metric="cosine", test_metric="spearman", quick=True, **text,
         ),
         Workload(
             "resnet56", "ResNet-56, CIFAR-10", net="cifar_resnet", options={"depth": 56},
-            make=functools.partial(_cifar, 56), test_metric="top1", **image,
+            make=functools.partial(_cifar, 56), test_metric="top1", source="cifar", **image,
         ),
         Workload(
             "resnet20", "ResNet-20, CIFAR-10", net="cifar_resnet", options={"depth": 20},
-            make=functools.partial(_cifar, 20), test_metric="top1", **image,
+            source="cifar", make=functools.partial(_cifar, 20), test_metric="top1", **image,
         ),
         Workload(
-            "digits", "small CNN, handwritten digits", net="digits", make=_digits, test_metric="top1", **image
+            "digits", "small CNN, handwritten digits", net="digits", source="handwriting", make=_digits,
+            test_metric="top1", **image,
         ),
-        Workload("resnet50", "ResNet-50 (random weights)", net="resnet50", make=_images("resnet50"), **image),
+        Workload("resnet50", "ResNet-50 (random weights)", net="resnet50", make=_images("resnet50"), **untrained),
         Workload(
-            "mobilenet_v2", "MobileNetV2 (random weights)", net="mobilenet_v2", make=_images("mobilenet_v2"), **image
+            "mobilenet_v2", "MobileNetV2 (random weights)", net="mobilenet_v2", make=_images("mobilenet_v2"),
+            **untrained,
         ),
-        Workload("vit_b", "ViT-B/16 (random weights)", net="vit", make=_images("vit"), metric="cosine", **image),
-        Workload("bert_base", "BERT-base, 128 tokens (random weights)", make=_tokens, metric="cosine", **text),
+        Workload("vit_b", "ViT-B/16 (random weights)", net="vit", make=_images("vit"), metric="cosine", **untrained),
+        Workload(
+            "bert_base", "BERT-base, 128 tokens (random weights)", source="random_rows", make=_tokens,
+            metric="cosine", **text,
+        ),
         Workload(
             "decoder", "Llama-like decoder, 102 M, one step after 64 tokens (random weights)", kind="decoder",
-            net="decoder", input_names=("token", "cache"), make=_decoding, metric="cosine",
+            net="decoder", input_names=("token", "cache"), source="random_rows", make=_decoding, metric="cosine",
         ),
     ]  # fmt: skip
 

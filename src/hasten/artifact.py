@@ -6,7 +6,6 @@ files, `recipe.yaml`, `certificate.json`, `measurements.json`, and `check_input_
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -18,13 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from hasten import seal
 from hasten.errors import InvalidInput
 from hasten.machine import fingerprint
-from hasten.recipe import Program, Recipe, make_target, name_of, options_of
+from hasten.manifest import MANIFEST, SCHEMA, check_files, read_arrays, read_json, read_manifest, sha256_of
+from hasten.recipe import Program, Recipe, Target, make_target, name_of, options_of
 
-SCHEMA = 1
-_MANIFEST = "manifest.json"
-_MANIFEST_LIMIT_BYTES = 4 * 2**20
 # Runtimes may round differently on another processor; a wrong program differs by far more.
 _TOLERANCE = 0.01
 
@@ -38,7 +36,7 @@ class Artifact:
     @property
     def manifest(self) -> dict[str, Any]:
         """The checked manifest; raises `InvalidInput` if it is not one."""
-        return _read_manifest(self.path)
+        return read_manifest(self.path)
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -64,7 +62,7 @@ class Artifact:
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
 
 class LoadedProgram:
@@ -142,34 +140,62 @@ def write(
             "made_on": fingerprint(),
             "inputs": [dict(x) for x in inputs],
             "outputs": [{"dtype": str(y.dtype), "shape": [None, *y.shape[1:]]} for y in check_outputs],
-            "files": {str(f.relative_to(folder)): _sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()},
+            "files": {str(f.relative_to(folder)): sha256_of(f) for f in sorted(folder.rglob("*")) if f.is_file()},
         }
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2))
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        if runs_native_code(recipe.target):
+            seal.write(folder)
     return Artifact(out)
 
 
-def load(path: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None) -> LoadedProgram:
-    """Load an artifact after checking every hash; torch is imported only if its target runs on torch.
+def runs_native_code(target: Target) -> bool:
+    """Whether loading this target's files runs machine code that they hold."""
+    return bool(getattr(target, "native_code", False))
 
-    Args:
-        path: The artifact's folder.
-        options: Options of its target to load it with instead of those it was compiled with, such as `threads`; those
-            that the target does not have are left out.
+
+def open_target(
+    path: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None, trust_code: bool = False
+) -> tuple[dict[str, Any], Target]:
+    """The manifest and the target of an artifact whose every file has been checked; nothing is loaded yet.
 
     Raises:
-        InvalidInput: Not an artifact, changed since it was written, or its target is not usable here.
+        InvalidInput: As `load` says.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
-    _check_files(folder, manifest)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest, besides={seal.SEAL})
     target = make_target(manifest["target"]["name"], manifest["target"]["options"])
+    if runs_native_code(target) and not (trust_code or seal.trusted_by_environment() or seal.is_own(folder)):
+        raise InvalidInput(
+            f"{folder} holds machine code, which loading it runs, and was not made by this user on this machine. If "
+            f"you trust whoever made it, load it with trust_code=True or set {seal.TRUST_VARIABLE}=1."
+        )
     known = options_of(target)
     target = dataclasses.replace(
         cast(Any, target), **{key: value for key, value in (options or {}).items() if key in known}
     )
     if missing := target.missing():
         raise InvalidInput(f"The artifact {folder} needs {manifest['target']['name']}, which needs: {missing}")
-    return LoadedProgram(manifest, target.load(folder))
+    return manifest, target
+
+
+def load(
+    path: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None, trust_code: bool = False
+) -> LoadedProgram:
+    """Load an artifact after checking every hash; torch is imported only if its target runs on torch.
+
+    Args:
+        path: The artifact's folder.
+        options: Options of its target to load it with instead of those it was compiled with, such as `threads`; those
+            that the target does not have are left out.
+        trust_code: Load machine code that this user did not make on this machine (targets such as `inductor`).
+
+    Raises:
+        InvalidInput: Not an artifact, changed since it was written, its target is not usable here, or it holds machine
+            code from elsewhere that is not trusted.
+    """
+    manifest, target = open_target(path, options=options, trust_code=trust_code)
+    return LoadedProgram(manifest, target.load(Path(path)))
 
 
 @dataclass(frozen=True)
@@ -189,8 +215,8 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     folder = Path(path)
     program = load(folder)
     manifest = program.manifest
-    inputs = [_read_npy(folder / f"check_input_{i}.npy") for i in range(len(manifest["inputs"]))]
-    stored = [_read_npy(folder / f"check_output_{i}.npy") for i in range(len(manifest["outputs"]))]
+    inputs = read_arrays(folder, "check_input", len(manifest["inputs"]))
+    stored = read_arrays(folder, "check_output", len(manifest["outputs"]))
     found = program(*inputs)
     if [y.shape for y in found] != [y.shape for y in stored]:
         raise InvalidInput(
@@ -210,83 +236,6 @@ def _deviation(found: np.ndarray, stored: np.ndarray) -> float:
     if not np.isfinite(a).all():
         return float("inf")
     return float(np.abs(a - b).max(initial=0) / (np.ptp(b) or 1.0))
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise InvalidInput(f"An artifact must be a folder with a {_MANIFEST}, but {folder} has none.")
-    if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
-        raise InvalidInput(f"{path} must be at most {_MANIFEST_LIMIT_BYTES} bytes, but has {path.stat().st_size}.")
-    try:
-        manifest = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} must be valid JSON, but: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        got = manifest.get("schema") if isinstance(manifest, dict) else manifest
-        raise InvalidInput(f"{path} must have schema {SCHEMA}, but has {got!r:.60}. Use the hasten that wrote it.")
-    _check_manifest(path, manifest)
-    return manifest
-
-
-def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    target, files = manifest.get("target"), manifest.get("files")
-    well_formed = (
-        isinstance(target, dict)
-        and isinstance(target.get("name"), str)
-        and isinstance(target.get("options"), dict)
-        and isinstance(files, dict)
-        and all(isinstance(k, str) and isinstance(v, str) for k, v in files.items())
-        and all(_is_spec(x, named=True) for x in _list(manifest.get("inputs")))
-        and all(_is_spec(x, named=False) for x in _list(manifest.get("outputs")))
-        and bool(manifest.get("inputs"))
-    )
-    if not well_formed:
-        raise InvalidInput(f"{path} must name `target`, `files`, `inputs` and `outputs`, but does not. It was changed.")
-    for name in manifest["files"]:
-        parts = Path(name).parts
-        if Path(name).is_absolute() or ".." in parts or not parts:
-            raise InvalidInput(f"{path} must list files inside the folder, but lists {name!r:.100}.")
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [None]
-
-
-def _is_spec(value: Any, named: bool) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("shape"), list) or (named and "name" not in value):
-        return False
-    sizes = all(x is None or (isinstance(x, int) and x >= 0) for x in value["shape"])
-    return sizes and value.get("dtype") in _DTYPES
-
-
-_DTYPES = {"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"}
-
-
-def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    listed = dict(manifest["files"])
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            raise InvalidInput(f"{folder} must hold no links, but {name} is one.")
-        if path.is_dir() or name == _MANIFEST:
-            continue
-        if name not in listed:
-            raise InvalidInput(f"{folder} must hold only the files of its manifest, but also has {name}.")
-        if _sha256(path) != listed.pop(name):
-            raise InvalidInput(f"{folder} must be as it was written, but {name} has another SHA-256. It was changed.")
-    if listed:
-        raise InvalidInput(f"{folder} must hold every file of its manifest, but {sorted(listed)[0]} is missing.")
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    array: np.ndarray = np.load(path, allow_pickle=False)
-    return array
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_free(goal: Path) -> None:

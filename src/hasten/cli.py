@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,13 @@ def run_command(
     targets: Annotated[str, typer.Option(help="Target names, comma-separated, or auto.")] = "auto",
     out: Annotated[Path, typer.Option(help="Run folder; new or empty.")] = Path("runs/last"),
     seed: Annotated[int, typer.Option(help="Decides the holdout split and all randomness.")] = 0,
+    objective: Annotated[str, typer.Option(help="What to improve: latency, throughput, size or energy.")] = "latency",
+    max_latency_ms: Annotated[float | None, typer.Option(help="Largest accepted latency at batch 1.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest accepted size of the program: 256KB, 4MB.")] = None,
+    training: Annotated[bool, typer.Option(help="Prune and train candidates too.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,14 +62,22 @@ def run_command(
     from hasten.task import Budget
     from hasten.taskfile import load_task
 
-    budget = Budget(max_drop=parse_share(max_drop, "--max-drop"), confidence=confidence, minutes=minutes)
+    budget = Budget(
+        max_drop=parse_share(max_drop, "--max-drop"),
+        confidence=confidence,
+        minutes=minutes,
+        objective=objective,
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=None if max_size is None else parse_size(max_size, "--max-size"),
+        training=training,
+    )
     console = Console(stderr=True)
     if quiet or as_json:
-        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=Silent())
+        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=Silent())
     else:
         with Bar(console) as bar:
             bar.trying("loading the task")
-            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, listener=bar)
+            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=bar)
     if as_json:
         typer.echo((result.folder / "result.json").read_text())
     else:
@@ -144,6 +160,29 @@ def report_command(run: Annotated[Path, typer.Argument(metavar="RUN", help="A ru
     _print_result(json.loads((run / "result.json").read_text()), run)
 
 
+@app.command("doctor")
+def doctor_command(
+    subject: Annotated[str, typer.Argument(metavar="TASK|ARTIFACT", help="A task, or the folder of an artifact.")],
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure the machine again.")] = False,
+    rows: Annotated[int, typer.Option(help="Layers to show; 0: all.")] = 15,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the limit of this machine is, where each layer stands, and what would bring most."""
+    from hasten.diagnosis.doctor import doctor
+    from hasten.report.doctor import diagnosis_tables
+    from hasten.taskfile import load_task
+
+    console = Console(stderr=True)
+    opened = Path(subject) if Path(subject).is_dir() else load_task(subject)
+    with console.status("measuring this machine") as status:
+        found = doctor(opened, fresh=fresh, say=lambda line: status.update(line)).to_json()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    out = Console()
+    (out if out.is_terminal else Console(width=200)).print(diagnosis_tables(found, rows))
+
+
 targets_app = typer.Typer(help="List the targets, or install the environments of those that need one of their own.")
 app.add_typer(targets_app, name="targets")
 
@@ -191,14 +230,27 @@ def techniques_command(as_json: JsonOption = False) -> None:
 
 
 @app.command("init")
-def init_command(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py")) -> None:
-    """Write a commented task file to start from."""
-    from hasten.template import TASK_FILE
+def init_command(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py"),
+    kind: Annotated[str | None, typer.Option(help="What the model takes: images, text, numbers or audio.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or file of the holdout; empty: random data.")] = None,
+    model: Annotated[str | None, typer.Option(help="package.module:function, or a pretrained name.")] = None,
+) -> None:
+    """Write a task file that runs; on a terminal, ask for what was not given."""
+    from hasten.template import task_file
 
     if path.exists():
         raise InvalidInput(f"The task file must not exist yet, but {path} does. Name another.")
-    path.write_text(TASK_FILE)
-    typer.echo(f"wrote {path}; fill it in, then: hasten run {path}")
+    ask = sys.stdin.isatty()
+    kind = kind or (
+        typer.prompt("What does the model take: images, text, numbers, audio", "images") if ask else "images"
+    )
+    if data is None and ask:
+        data = typer.prompt("Where is the holdout, data not trained on (empty: random data to try with)", "")
+    if model is None and ask:
+        model = typer.prompt("Where is the model: package.module:function or a pretrained name (empty: later)", "")
+    path.write_text(task_file(path.name, kind, data or "", model or ""))
+    typer.echo(f"wrote {path}; look through it, then: hasten run {path}")
 
 
 def parse_share(text: str, name: str) -> float:
@@ -214,6 +266,18 @@ def parse_share(text: str, name: str) -> float:
         return float(match[1]) / (100 if match[2] else 1)
     except ValueError:
         raise InvalidInput(f"`{name}` must be a number like 0.01 or 1%, but got {text!r}.") from None
+
+
+def parse_size(text: str, name: str) -> int:
+    """`256KB`, `4MB`, `1.5GB` or a number of bytes as bytes; a kilobyte has 1000.
+
+    Raises:
+        InvalidInput: Not a size.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InvalidInput(f"`{name}` must be a size like 256KB or 4MB, but got {text!r}.")
+    return round(float(match[1]) * {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}[match[2].lower()])
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:

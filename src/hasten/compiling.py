@@ -13,6 +13,8 @@ from hasten import artifact
 from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
+from hasten.graph.fuse import fuse
+from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, make_target, name_of
 from hasten.task import Task
 
@@ -27,6 +29,8 @@ def compile(
     steps: tuple[Technique, ...] = (),
 ) -> Artifact:
     """Compile a captured graph for a target and pack it as an artifact, without a certificate.
+
+    `task.preprocess` and `task.postprocess` are fused into the graph; capture it from `task.inner` then.
 
     Args:
         graph: From `hasten.capture`, as it is or changed by techniques.
@@ -43,6 +47,9 @@ def compile(
     chosen = make_target(target, options) if isinstance(target, str) else target
     if missing := chosen.missing():
         raise InvalidInput(f"target {name_of(chosen)} must be usable on this machine, but needs: {missing}")
+    if getattr(chosen, "runs_on_cpu", False):
+        warn_of_saturation(graph)
+    graph = fuse(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"
         folder.mkdir()
@@ -62,9 +69,10 @@ def apply(recipe: Recipe, task: Task, out: str | os.PathLike[str] = "model.haste
         InvalidInput: The task or the target breaks a rule, or `out` exists.
         Unsupported: A step or the target cannot handle this model.
     """
-    graph = capture(task.model, task.example)
+    inner = task.inner
+    graph = capture(inner.model, inner.example)
     for step in recipe.steps:
-        graph = step.apply(graph, task)
+        graph = step.apply(graph, inner)
     return compile(graph, task, recipe.target, out, steps=recipe.steps)
 
 

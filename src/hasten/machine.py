@@ -33,6 +33,15 @@ def cpu_has_bf16() -> bool:
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def cpu_saturates_int8() -> bool:
+    """Whether the CPU adds pairs of u8 x s8 products in 16 bits that saturate: x86 without VNNI or AMX.
+
+    False where the instruction sets are not known.
+    """
+    flags = cpu_flags()
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def has_nvidia_gpu() -> bool:
     """Whether the driver of an NVIDIA GPU is loaded; says nothing about which libraries can use it."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu"))

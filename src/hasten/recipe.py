@@ -39,6 +39,9 @@ class Stage(enum.IntEnum):
     QUANTIZE = 3
 
 
+_LIMIT_CHARACTERS = 2**20
+
+
 @runtime_checkable
 class Technique(Protocol):
     """Graph in, new graph out. Implementers are frozen dataclasses."""
@@ -56,6 +59,10 @@ class Target(Protocol):
 
     `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
     by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
+
+    Two more class variables may be stated: `placements`, where its kernels want Q/DQ; `concurrent`, whether a loaded
+    program may be called from several threads at once. One must be: `native_code = True` if loading runs machine code
+    out of the folder, which is then only loaded if this user made it here or trusts it.
     """
 
     evidence: ClassVar[str]
@@ -166,13 +173,17 @@ def options_of(part: Technique | Target) -> dict[str, Any]:
 
 
 def describe(part: Technique | Target) -> str:
-    """One line: the name and the options that differ from their defaults."""
+    """One line: the name and the options that differ from their defaults; of long tuples only how many they hold."""
     changed = [
-        f"{field.name}={getattr(part, field.name)}"
+        f"{field.name}={_short(getattr(part, field.name))}"
         for field in dataclasses.fields(typing.cast(Any, part))
         if getattr(part, field.name) != field.default
     ]
     return f"{name_of(part)}({', '.join(changed)})" if changed else name_of(part)
+
+
+def _short(value: Any) -> str:
+    return f"({len(value)} given)" if isinstance(value, tuple) and len(value) > 1 else str(value)
 
 
 @dataclass(frozen=True)
@@ -208,10 +219,7 @@ class Recipe:
         Raises:
             InvalidInput: Not a recipe, an unknown name or option, or an option outside its range.
         """
-        try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InvalidInput(f"A recipe must be valid YAML, but: {error}") from error
+        document = _read_yaml(text)
         if not isinstance(document, dict) or not set(document) <= {"steps", "target"} or "target" not in document:
             raise InvalidInput("A recipe must be a mapping with `target` and optionally `steps`, and nothing else.")
         steps = document.get("steps") or []
@@ -219,6 +227,20 @@ class Recipe:
             raise InvalidInput(f"`steps` must be a list, but got {type(steps).__name__}.")
         parts = [make_technique(*_name_and_options(step)) for step in steps]
         return cls(tuple(parts), make_target(*_name_and_options(document["target"])))
+
+
+def _read_yaml(text: str) -> Any:
+    """One YAML document of plain values; aliases, which can make a short text huge, are refused."""
+    if len(text) > _LIMIT_CHARACTERS:
+        raise InvalidInput(f"A recipe must have at most {_LIMIT_CHARACTERS} characters, but has {len(text)}.")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InvalidInput("A recipe must be plain YAML, but has an alias. Write the value out.")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"A recipe must be valid YAML, but: {error!s:.300}") from error
 
 
 def _name_and_options(entry: Any) -> tuple[str, dict[str, Any]]:

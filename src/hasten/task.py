@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hasten.errors import InvalidInput
+from hasten.errors import InvalidInput, unknown
 
 Inputs = tuple[Tensor, ...]
 Outputs = Tensor | tuple[Tensor, ...]
 Loss = Callable[[Any, Any], Tensor]
 Score = Callable[[Any, Any], Tensor]
+
+OBJECTIVES = ("latency", "throughput", "size", "energy")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,14 @@ class Task:
             from the search part of `holdout`.
         loss: `loss(output, target) -> scalar tensor`. None: cross entropy.
         score: `score(output, target) -> [N]`, one number per sample, higher is better. None: top-1.
+        preprocess: Module that turns raw inputs into the model's, `model(*preprocess(*inputs))`: resizing, normalising,
+            layout, uint8 to float. It is compiled into the artifact. `example`, `holdout`, `train` and `calibration`
+            then hold raw inputs.
+        postprocess: Module that is called with the model's outputs, one argument each: softmax, top-k, pooling. It is
+            compiled into the artifact, and `score` judges what it returns; `loss` keeps judging the model's output.
         name: Shown in reports.
+
+    Techniques see neither module: they work on `inner`, so pruning and quantization leave both as they are.
 
     `output` is what the captured graph returns: a tensor, or a tuple of tensors when the model returns several.
 
@@ -48,6 +57,8 @@ class Task:
     calibration: Iterable[Any] | None = None
     loss: Loss | None = None
     score: Score | None = None
+    preprocess: nn.Module | None = None
+    postprocess: nn.Module | None = None
     name: str = "task"
 
     def __post_init__(self) -> None:
@@ -71,11 +82,29 @@ class Task:
             value = getattr(self, field)
             if value is not None and not callable(value):
                 raise InvalidInput(f"`{field}` must be callable as {field}(output, target), but got {_kind(value)}.")
+        for field in ("preprocess", "postprocess"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, nn.Module):
+                raise InvalidInput(f"`{field}` must be a torch.nn.Module or None, but got {_kind(value)}.")
+
+    @property
+    def inner(self) -> "Task":
+        """This task as the model itself sees it: inputs after `preprocess`, outputs before `postprocess`.
+
+        What to capture and to hand to techniques; the task itself when it has neither module. Batches are preprocessed
+        whenever they are read. `score` judges the output after `postprocess`.
+
+        Raises:
+            InvalidInput: `preprocess` does not turn `example` into inputs.
+        """
+        from hasten.graph.fuse import without_fused
+
+        return without_fused(self)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be lost and how long the search may take.
+    """What may be lost, how long the search may take, and what it is after.
 
     Attributes:
         max_drop: Largest accepted drop of the mean score, in the score's own unit (0.01 is one point of accuracy).
@@ -83,6 +112,11 @@ class Budget:
         minutes: Wall time for the search. None: until there is nothing left to try.
         finalists: How many of the fastest candidates may take the certifying test; the test is Bonferroni-corrected
             for this number, so more finalists need more holdout samples.
+        max_latency_ms: Largest accepted median latency at batch 1. None: any.
+        max_size_bytes: Largest accepted size of the target's files. None: any.
+        objective: What is to be as good as possible: "latency" at batch 1, "throughput" at the best batch, "size" of
+            the target's files, or "energy" per call at batch 1, where this machine has a counter for it.
+        training: Whether candidates may be trained. False: runtimes, precisions and post-training quantization only.
 
     Raises:
         InvalidInput: A field is outside its range.
@@ -92,6 +126,10 @@ class Budget:
     confidence: float = 0.95
     minutes: float | None = None
     finalists: int = 2
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    objective: str = "latency"
+    training: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.max_drop < float("inf"):
@@ -102,6 +140,12 @@ class Budget:
             raise InvalidInput(f"`minutes` must be above 0, but got {self.minutes}.")
         if self.finalists < 1:
             raise InvalidInput(f"`finalists` must be at least 1, but got {self.finalists}.")
+        for name in ("max_latency_ms", "max_size_bytes"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise InvalidInput(f"`{name}` must be above 0, but got {limit}.")
+        if self.objective not in OBJECTIVES:
+            raise unknown("objective", self.objective, OBJECTIVES)
 
 
 def labelled(batches: Iterable[Any], field: str = "holdout") -> Iterator[tuple[Inputs, Any]]:
@@ -133,18 +177,25 @@ def unlabelled(batches: Iterable[Any], field: str = "calibration") -> Iterator[I
         yield as_inputs(batch, field, index)
 
 
-def calibration_inputs(task: Task) -> Iterator[Inputs]:
+def calibration_inputs(task: Task, samples: int | None = None) -> Iterator[Inputs]:
     """The inputs to calibrate on: `task.calibration`, else the inputs of `task.train`, else of `task.holdout`.
+
+    With `samples`, only as many of the first batches as hold that many samples.
 
     `hasten.run` hands techniques a task whose `holdout` is the search part alone, so that the certifying part never
     reaches a technique.
     """
     if task.calibration is not None:
-        yield from unlabelled(task.calibration)
+        batches = unlabelled(task.calibration)
     else:
         field = "holdout" if task.train is None else "train"
-        for inputs, _ in labelled(getattr(task, field), field):
-            yield inputs
+        batches = (inputs for inputs, _ in labelled(getattr(task, field), field))
+    seen = 0
+    for inputs in batches:
+        yield inputs
+        seen += len(inputs[0])
+        if samples is not None and seen >= samples:
+            return
 
 
 def as_inputs(value: Any, field: str, index: int) -> Inputs:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,20 +184,62 @@ def test_a_killed_process_loses_no_request(artifact: Path) -> None:
                 os.kill(child.pid, signal.SIGKILL)
         for x, future in zip(requests, futures, strict=True):
             assert np.allclose(future.result(10)[0], expected(x)[0], atol=1e-5)
-        deadline = time.monotonic() + 5
-        while engine.statistics()["devices"][0]["state"] != "dead" and time.monotonic() < deadline:
-            engine(requests[0])
-        assert engine.statistics()["devices"][0]["state"] == "dead"
+        wait_until(lambda: engine.statistics()["respawned"] == 1, lambda: engine(requests[0]))
+        assert engine.statistics()["devices"][0]["state"] == "ready"
 
 
-def test_when_the_only_device_dies_requests_fail_clearly(artifact: Path) -> None:
+def wait_until(condition: Callable[[], bool], step: Callable[[], Any] = lambda: None) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        step()
+        time.sleep(0.01)
+
+
+def test_the_only_device_is_started_again_and_loses_no_request(artifact: Path) -> None:
     runner = open_artifact(artifact, replicas=1, processes=True)
     child = runner.lanes[0]
     assert isinstance(child, ProcessProgram)
+    x = np.ones((1, 4), np.float32)
+    expected = hasten.load(artifact)(x)[0]
     with Engine(runner, profile_s=0) as engine:
-        os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises((DeviceFailed, ProcessDied)):
-            engine.submit(np.zeros((1, 4), np.float32)).result(5)
+        for time_of_death in range(2):  # the second time it is the child that was started again
+            os.kill(child.pid, signal.SIGKILL)
+            futures = [engine.submit(x) for _ in range(20)]
+            assert all(np.allclose(future.result(30)[0], expected) for future in futures)
+            assert engine.statistics()["respawned"] == time_of_death + 1
+            child = runner.respawn.__self__[0]  # type: ignore[union-attr]
+
+
+def test_a_process_that_stalls_is_ended_and_started_again(artifact: Path) -> None:
+    runner = open_artifact(artifact, replicas=1, processes=True)
+    child = runner.lanes[0]
+    assert isinstance(child, ProcessProgram)
+    x = np.ones((2, 4), np.float32)
+    with Engine(runner, profile_s=0, limits=Limits(stall_s=0.2, give_up_s=2.0)) as engine:
+        os.kill(child.pid, signal.SIGSTOP)
+        assert np.allclose(engine.submit(x).result(30)[0], hasten.load(artifact)(x)[0], atol=1e-5)
+        statistics = engine.statistics()
+    assert (statistics["resent"], statistics["respawned"], statistics["failures"]) == (1, 1, 0)
+
+
+def test_when_the_only_device_dies_for_good_requests_fail_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hasten.engine.engine._REVIVAL_PAUSE_S", 0.001)
+    attempts = []
+
+    def dies(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        raise ProcessDied("gone")
+
+    def respawn(number: int) -> Any:
+        attempts.append(number)
+        raise ProcessDied("still gone")
+
+    for way in (None, respawn):
+        with Engine(Runner("mortal", (dies,), respawn=way), profile_s=0) as engine:
+            with pytest.raises((DeviceFailed, ProcessDied)):
+                engine.submit(np.zeros((1, 4), np.float32)).result(5)
+            assert engine.statistics()["devices"][0]["state"] == "dead"
+    assert attempts == [0] * 5
 
 
 def test_inputs_are_checked_at_the_door(artifact: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 
 from hasten.engine.engine import Engine
 from hasten.engine.profile import profile, run_together
-from hasten.engine.runner import Runner
+from hasten.engine.runner import Runner, divide_cores
 from hasten.engine.tune import Shape, ranked, shapes, tune
 from hasten.errors import InvalidInput
 
@@ -46,8 +47,8 @@ def test_ranking() -> None:
 def test_tuning_finds_the_batch_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
-    def opener(path: Any, replicas: int, threads: int) -> Runner:
-        name = f"{replicas} x {threads}"
+    def opener(path: Any, replicas: int, threads: int, pinned: bool) -> Runner:
+        name = f"{replicas} x {threads} {pinned}"
         example = (np.zeros((1, 2), np.float32),)
         return Runner(name, (same,) * replicas, example=example, close=lambda: closed.append(name))
 
@@ -56,7 +57,7 @@ def test_tuning_finds_the_batch_that_pays(monkeypatch: pytest.MonkeyPatch) -> No
     assert found[0].batch == 8
     assert found[0].latency_ms == pytest.approx(12)
     assert found[0].rows_per_s == pytest.approx(found[0].replicas * 8 / 0.012)
-    assert len(closed) == len({(x.replicas, x.threads) for x in found})
+    assert len(closed) == len({(x.replicas, x.threads, x.pinned) for x in found})
     bounded = tune("x", bound_ms=17, largest=8, turns=1, opener=opener)
     assert bounded[0].batch == 4  # 8 ms is within half of 17 ms
     with pytest.raises(InvalidInput, match="`turns` must be at least 1"):
@@ -96,3 +97,36 @@ def test_running_together_times_every_device() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         run_together([Runner("broken", (broken,), example=(np.zeros((1, 2), np.float32),))], [1], 0.01)
+
+
+def test_pinning_is_chosen_when_it_measures_better(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hasten.engine.tune.usable_cores", lambda: 2)
+
+    def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
+        return [0.01 * size * (0.5 if runner.cores else 1) for runner, size in zip(runners, sizes, strict=True)]
+
+    monkeypatch.setattr("hasten.engine.tune.run_together", run_together)
+    found = tune(artifact, largest=1, turns=1)
+    assert found[0].pinned
+    assert {(x.replicas, x.threads, x.pinned) for x in found} == {(2, 1, False), (2, 1, True), (1, 2, False)}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot pin threads")
+def test_pinned_replicas_keep_to_their_cores(artifact: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    assert divide_cores(2, 1) == (frozenset(cores[:1]), frozenset(cores[1 % len(cores) :][:1]))
+    seen: set[frozenset[int]] = set()
+
+    def where(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        seen.add(frozenset(os.sched_getaffinity(0)))
+        return (x,)
+
+    pins = divide_cores(2, 1)
+    with Engine(Runner("pinned", (where, where), cores=pins), largest=1, profile_s=0) as engine:
+        list(engine.map(np.zeros((50, 1, 2), np.float32)))
+    assert seen
+    assert seen <= set(pins)
+    with Engine(artifact, replicas=2, threads=1, pinned=True, processes=True, profile_s=0) as engine:
+        children = [os.sched_getaffinity(program.pid) for program in engine.runners[0].lanes]  # type: ignore[attr-defined]
+        assert children == [set(pin) for pin in pins]
+    assert sorted(os.sched_getaffinity(0)) == cores

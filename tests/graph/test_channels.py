@@ -9,7 +9,7 @@ from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.channels import Channels, Group, find_channels
 from hasten.graph.cost import node_costs, reach, total_macs
-from hasten.graph.surgery import remove, zero_parameters
+from hasten.graph.surgery import remove, run_masked, zero_parameters
 
 
 def channels_of(model: nn.Module, *shape: int) -> Channels:
@@ -121,6 +121,25 @@ def test_pruned_graph_can_be_analysed_and_pruned_again() -> None:
     again = find_channels(remove(channels, channels.groups[0].units[:3]))
     assert len(again.groups[0].units) == 3
     assert remove(again, again.groups[0].units[:2]).state_dict()["a.weight"].shape[0] == 1
+
+
+def test_root_mean_square_of_what_stays_is_exact_also_when_cut_twice() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.out = nn.Linear(4, 9), nn.RMSNorm(9, eps=0.1), nn.Linear(9, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.out(self.norm(x) + x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 0.1))
+
+    channels = channels_of(Block(), 4)
+    assert [(g.name, g.approximate) for g in channels.groups] == [("a", False)]
+    units, x = channels.groups[0].units, torch.randn(3, 4)
+    once = find_channels(remove(channels, units[6:]))
+    twice = remove(once, once.groups[0].units[4:])
+    (zeroed,) = run_masked(channels, units[4:], (x,))
+    torch.testing.assert_close(twice(x), zeroed)
 
 
 def test_removing_all_units_of_a_dimension_is_refused() -> None:

@@ -178,9 +178,10 @@ largest difference relative to the largest output; the limit is 1e-9. Every prun
 was exported, reloaded bit for bit, and trained for one step.
 
 *MACs reached*: the share of multiply-accumulates in layers that some unit shrinks, of all except those in layers
-between the model's own inputs and outputs. *Approximate* units run through a normalisation or mean over the cut
-dimension (LayerNorm on a residual stream) and are off by default. The networks are tiny, so the patch embedding of a
-vision transformer, which only approximate units shrink, has a larger share here than in one of usual size.
+between the model's own inputs and outputs. *Approximate* units run through a normalisation over the cut dimension
+(LayerNorm on a residual stream) and are off by default; RMSNorm and means are rescaled and stay exact. The networks
+are tiny, so the patch embedding of a vision transformer, which only approximate units shrink, has a larger share here
+than in one of usual size.
 """
 
 

@@ -17,7 +17,6 @@ IN_CI = [
     "mamba",
 ]
 ONNX_IN_CI = ["cifar-resnet-option-a", "shufflenet-v2", "fused-attention", "gru"]
-# Without an exact unit that reaches more: convnextv2's response norm is over the channels that its MLP widens.
 LOW_REACH = 0.9
 
 

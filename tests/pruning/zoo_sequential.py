@@ -51,6 +51,24 @@ class ConvGru(nn.Module):
         return self.fc(self.gru(x)[0].mean(1))
 
 
+class RootMeanSquare(nn.Module):
+    """A residual stream through RMSNorm: built in without an epsilon, with one, and written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.first, self.second = nn.RMSNorm(12), nn.RMSNorm(12, eps=0.1, elementwise_affine=False)
+        self.a, self.b, self.c = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.scale = nn.Parameter(torch.ones(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.a(self.first(x))
+        x = x + self.b(self.second(x))
+        x = x + self.c(self.scale * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.1)))
+        return self.head(x) + x.mean((1, 2), keepdim=True)
+
+
 class TorchEncoder(nn.Module):
     """nn.TransformerEncoderLayer, training path."""
 
@@ -188,6 +206,7 @@ ZOO: dict[str, Build] = {
     "gru-both-ways": _of(lambda: Recurrent("GRU", both=True, layers=2), 7, 6),
     "lstm": _of(lambda: Recurrent("LSTM", layers=2), 7, 6),
     "conv-gru": _of(ConvGru, 4, 32),
+    "root-mean-square": _of(RootMeanSquare, 5, 6),
     "torch-encoder": _of(TorchEncoder, 7, 6),
     "torch-decoder": _of(TorchDecoder, 7, 6),
     "fused-attention": _image(FusedAttention, 32),

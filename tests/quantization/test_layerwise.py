@@ -1,6 +1,7 @@
 """Rounding against the data and bias correction: never worse for the output, and exact where they must be."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import hasten
-from hasten.quantization.rounding import input_covariance, round_weights
+from hasten.quantization.learned_rounding import learn_rounding
+from hasten.quantization.rounding import input_moments, round_weights
 
 
 def _error(weight: Tensor, integers: Tensor, scale: Tensor, covariance: Tensor) -> float:
     """Expected squared error of the centred output, summed over outputs."""
-    e = integers * scale[:, :, None] - weight
+    e = integers * scale - weight
     return float((e @ covariance * e).sum())
 
 
@@ -25,13 +27,13 @@ def _case(seed: int, groups: int, outputs: int, size: int) -> tuple[Tensor, Tens
     mixing = torch.randn(groups, size, size, generator=generator)
     x = mixing @ torch.randn(groups, size, 200, generator=generator)
     x = x - x.mean(2, keepdim=True)
-    return weight, weight.abs().amax(2) / 127, x @ x.mT / 200
+    return weight, weight.abs().amax(2, keepdim=True) / 127, x @ x.mT / 200
 
 
 def test_independent_inputs_are_rounded_to_nearest() -> None:
     weight, scale, _ = _case(0, 2, 3, 8)
     rounded = round_weights(weight, scale, torch.eye(8).expand(2, 8, 8), -127, 127)
-    torch.testing.assert_close(rounded, torch.round(weight / scale[:, :, None]))
+    torch.testing.assert_close(rounded, torch.round(weight / scale))
 
 
 @given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 5), st.integers(2, 24))
@@ -41,10 +43,34 @@ def test_correlated_inputs_lose_no_more_than_rounding_to_nearest(
 ) -> None:
     weight, scale, covariance = _case(seed, groups, outputs, size)
     rounded = round_weights(weight, scale, covariance, -127, 127)
-    nearest = torch.round(weight / scale[:, :, None])
+    nearest = torch.round(weight / scale)
     assert torch.equal(rounded, rounded.round())
     assert rounded.abs().max() <= 127
     assert _error(weight, rounded, scale, covariance) <= (1 + 1e-4) * _error(weight, nearest, scale, covariance)
+
+
+@given(st.integers(0, 1000), st.integers(1, 2), st.integers(1, 4), st.integers(2, 12), st.sampled_from([1, 7]))
+@settings(deadline=None, max_examples=5)
+def test_learned_rounding_moves_no_weight_by_more_than_a_step_and_loses_no_more_than_greedy(
+    seed: int, groups: int, outputs: int, size: int, top: int
+) -> None:
+    weight, _, covariance = _case(seed, groups, outputs, size)
+    scale = weight.abs().amax(2, keepdim=True) / top
+    learned = learn_rounding(weight, scale, covariance, -top, top)
+    greedy = round_weights(weight, scale, covariance, -top, top)
+    assert torch.equal(learned, learned.round())
+    assert learned.abs().max() <= top
+    assert _error(weight, learned, scale, covariance) <= (1 + 1e-4) * _error(weight, greedy, scale, covariance)
+
+
+def test_on_average_learning_beats_greedy_rounding_at_few_bits() -> None:
+    gains = []
+    for seed in range(5):
+        weight, _, covariance = _case(seed, 1, 8, 24)
+        scale = weight.abs().amax(2, keepdim=True) / 3
+        learned, greedy = (rule(weight, scale, covariance, -3, 3) for rule in (learn_rounding, round_weights))
+        gains.append(_error(weight, learned, scale, covariance) / _error(weight, greedy, scale, covariance))
+    assert sum(gains) / len(gains) < 0.97
 
 
 def test_on_average_correlated_inputs_lose_much_less() -> None:
@@ -52,7 +78,7 @@ def test_on_average_correlated_inputs_lose_much_less() -> None:
     for seed in range(20):
         weight, scale, covariance = _case(seed, 1, 8, 32)
         rounded = round_weights(weight, scale, covariance, -127, 127)
-        nearest = torch.round(weight / scale[:, :, None])
+        nearest = torch.round(weight / scale)
         gains.append(_error(weight, rounded, scale, covariance) / _error(weight, nearest, scale, covariance))
     assert sum(gains) / len(gains) < 0.7
 
@@ -65,7 +91,7 @@ def test_the_covariance_predicts_the_variance_of_a_convolution_s_output(stride: 
     graph = hasten.capture(net, (x,))
     layer = next(n for n in graph.graph.nodes if n.target == torch.ops.aten.conv2d.default)
     weight = net.weight.detach()
-    covariance = input_covariance(layer, x, weight)
+    covariance = input_moments(layer, x, weight, centred=True)
     w = weight.reshape(groups, 8 // groups, -1)
     predicted = (w @ covariance * w).sum(2).flatten()
     found = F.conv2d(x, weight, None, stride, padding, 1, groups).transpose(0, 1).flatten(1).var(1, correction=0)
@@ -94,11 +120,11 @@ def test_both_bring_the_output_closer_and_take_the_shift_away() -> None:
     with torch.no_grad():
         want = graph(x)
 
-        def error(**options: bool) -> Tensor:
+        def error(**options: Any) -> Tensor:
             return hasten.Quantize(**options).apply(graph, task)(x) - want
 
-        plain = error(weight_rounding=False, bias_correction=False)
-        corrected = error(weight_rounding=False)
+        plain = error(rounding="nearest", bias_correction=False)
+        corrected = error(rounding="nearest")
         both = error()
     assert corrected.mean(0).abs().max() < 0.5 * plain.mean(0).abs().max()
     assert both.square().mean() < 0.5 * plain.square().mean()

@@ -167,6 +167,8 @@ def test_metrics_page_and_openapi(server: Any, name: str, x: np.ndarray) -> None
     assert b"status.json" in call(server.address, "GET", "/")[2]
     paths = json.loads(call(server.address, "GET", "/openapi.json")[2])["paths"]
     assert "/v2/models/{model}/infer" in paths
+    readable = call(server.address, "GET", "/docs")[2].decode()
+    assert all(path in readable for path in paths)
 
 
 def test_answers_are_not_swapped_between_clients(server: Any, artifact: Path, name: str) -> None:
@@ -192,6 +194,39 @@ def test_answers_are_not_swapped_between_clients(server: Any, artifact: Path, na
     for thread in threads:
         thread.join(30)
     assert wrong == []
+
+
+def test_reloading_under_load_drops_no_request(server: Any, artifact: Path, name: str) -> None:
+    expected, stop = hasten.load(artifact), threading.Event()
+    failures: list[Any] = []
+    answered = [0] * 4
+
+    def client(number: int) -> None:
+        x = np.full((1 + number, 4), number, np.float32)
+        body = {"inputs": [tensor(x, name)]}
+        while not stop.is_set():
+            code, _, data = call(server.address, "POST", "/v2/models/tiny/infer", body)
+            found = json.loads(data)["outputs"][0]["data"] if code == 200 else data
+            if code != 200 or not np.allclose(found, expected(x)[0].ravel(), atol=1e-5):
+                failures.append((code, found))
+            answered[number] += 1
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            before = sum(answered)
+            assert call(server.address, "POST", "/v2/repository/models/tiny/load")[0] == 200
+            deadline = time.monotonic() + 20
+            while sum(answered) < before + 4 and time.monotonic() < deadline:
+                time.sleep(0.005)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+    assert not failures
+    assert min(answered) > 0
 
 
 def test_unloading(server: Any, name: str, x: np.ndarray) -> None:

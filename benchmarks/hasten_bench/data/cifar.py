@@ -50,8 +50,11 @@ def decode(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fine_tuned(depth: int, training: Part) -> dict[str, Tensor]:
-    """The published weights after `EPOCHS` epochs on these images; kept in the cache folder."""
-    kept = cache() / f"cifar_resnet{depth}_{EPOCHS}_epochs.safetensors"
+    """The published weights after `EPOCHS` epochs on these images; kept in the cache folder.
+
+    Weights that lie there already are used as they are, whoever fine-tuned them.
+    """
+    kept = cache() / "cifar" / f"resnet{depth}.safetensors"
     if not kept.exists():
         model = network(depth)
         model.load_state_dict(load_file(shared_data(f"resnet{depth}_cifar10.safetensors")))

@@ -9,11 +9,11 @@ CALIBRATION = 300
 
 
 def make(test_rows: int) -> Material:
-    """The fine-tuned network; 1,024 cells train, 1,000 are for the tools to judge themselves by, the rest tests."""
+    """The fine-tuned network; the example's training cells train, 1,000 others are for the tools, the rest tests."""
     solar = example_module("solar")
     images, labels = solar.data()
-    cells, test = solar.TRAINING_CELLS, solar.TRAINING_CELLS + VALIDATION
-    model = solar.trained_network(images[:cells], labels[:cells])
+    trained, judged = solar.TRAINING_CELLS, solar.TRAINING_CELLS + VALIDATION
+    model = solar.trained_network(images[:trained], labels[:trained])
 
     def part(start: int, end: int, labelled: bool = True) -> Part:
         rows = np.ascontiguousarray(images[start:end].numpy())
@@ -22,7 +22,7 @@ def make(test_rows: int) -> Material:
     return Material(
         weights=model.state_dict(),
         calibration=part(0, CALIBRATION, labelled=False),
-        validation=part(cells, test),
-        train=part(0, cells),
-        test=part(test, min(test + test_rows, len(labels))),
+        validation=part(trained, judged),
+        train=part(0, trained),
+        test=part(judged, min(judged + test_rows, len(labels))),
     )

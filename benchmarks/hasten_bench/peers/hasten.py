@@ -1,4 +1,4 @@
-"""hasten: the search on work with data; by hand, post-training int8 for each runtime, on all."""
+"""hasten: the search on work with data; by hand, what needs no search, on all."""
 
 REQUIREMENTS = ()
 TITLE = "hasten"
@@ -7,52 +7,97 @@ TITLE = "hasten"
 def search(job):
     import hasten
 
-    found = hasten.run(
-        _task(job), hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes), out=job.out / "run"
-    )
+    budget = hasten.Budget(max_drop=job.about["max_drop"], minutes=job.minutes)
+    found = hasten.run(_task(job, searching=True), budget, out=job.out / "run")
     if found.best is None:
         raise RuntimeError(found.explanation)
     return _program(job, found.best)
 
 
 def int8_onnxruntime(job):
-    return _by_hand(job, "onnxruntime")
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.Quantize(placement="fuse_clamps"))
 
 
 def int8_openvino(job):
-    return _by_hand(job, "openvino")
-
-
-def _by_hand(job, target):
     import hasten
-    from hasten.recipe import make_technique, targets
 
-    placements = getattr(targets()[target], "placements", ())
+    return _by_hand(job, "openvino", hasten.Quantize(placement="fuse_activations"))
+
+
+def int8_bf16_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.Quantize(placement="fuse_activations"), precision="bf16")
+
+
+def bf16_openvino(job):
+    return _by_hand(job, "openvino", precision="bf16")
+
+
+def fp32_onnxruntime(job):
+    return _by_hand(job, "onnxruntime")
+
+
+def weight_int8_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_onnxruntime(job):
+    import hasten
+
+    return _by_hand(job, "onnxruntime", hasten.QuantizeWeights(bits=4, group=32))
+
+
+def weight_int8_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=8, group=32))
+
+
+def weight_int4_openvino(job):
+    import hasten
+
+    return _by_hand(job, "openvino", hasten.QuantizeWeights(bits=4, group=32))
+
+
+def _by_hand(job, target, *steps, **options):
+    import hasten
+
     task = _task(job)
-    step = make_technique("quantize", {"placement": placements[0]} if placements else {})
-    graph = step.apply(hasten.capture(task.model, task.example), task)
-    return _program(job, hasten.compile(graph, task, target, job.out / "by_hand.hasten"))
+    graph = hasten.capture(task.model, task.example)
+    for step in steps:
+        graph = step.apply(graph, task)
+    return _program(job, hasten.compile(graph, task, target, job.out / "by_hand.hasten", options=options, steps=steps))
 
 
-def _task(job):
+def _task(job, searching=False):
     import hasten
 
     many = len(job.about["inputs"]) > 1
-    batches = [_batch(x, many) for x in job.tensors("validation")] if job.about["trained"] else []
     calibration = [x if many else x[0] for x in job.tensors("calibration")]
-    score = _cosine if job.about["metric"] == "cosine" else None
-    holdout = batches or [(x, None) for x in calibration]
-    return hasten.Task(job.network(), job.example(), holdout, calibration=calibration, score=score)
+    return hasten.Task(
+        job.network(),
+        job.example(),
+        holdout=[_batch(x, many) for x in job.tensors("validation")] if searching else [(x, None) for x in calibration],
+        train=[_batch(x, many) for x in job.tensors("train", 32)] if searching else None,
+        calibration=calibration,
+        loss=_one_minus_cosine if job.about["metric"] == "cosine" else None,
+        score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
+    )
 
 
 def _batch(tensors, many):
     return (tensors[:-1] if many else tensors[0]), tensors[-1]
 
 
-def _cosine(output, target):
-    import torch
+def _one_minus_cosine(output, target):
+    import hasten
 
-    return torch.nn.functional.cosine_similarity(output.flatten(1), target.flatten(1))
+    return 1 - hasten.cosine_similarity(output, target).mean()
 
 
 def _program(job, artifact):
@@ -64,10 +109,30 @@ def _program(job, artifact):
     }
 
 
-VARIANTS = {"search": search, "int8_onnxruntime": int8_onnxruntime, "int8_openvino": int8_openvino}
+VARIANTS = {
+    "search": search,
+    "int8_onnxruntime": int8_onnxruntime,
+    "int8_openvino": int8_openvino,
+    "int8_bf16_openvino": int8_bf16_openvino,
+    "bf16_openvino": bf16_openvino,
+    "fp32_onnxruntime": fp32_onnxruntime,
+    "weight_int8_onnxruntime": weight_int8_onnxruntime,
+    "weight_int4_onnxruntime": weight_int4_onnxruntime,
+    "weight_int8_openvino": weight_int8_openvino,
+    "weight_int4_openvino": weight_int4_openvino,
+}
 KINDS = {
     "search": ("image", "text"),
     "int8_onnxruntime": ("image", "text"),
     "int8_openvino": ("image", "text"),
+    "int8_bf16_openvino": ("image", "text"),
+    "bf16_openvino": ("image", "text", "decoder"),
+    "fp32_onnxruntime": ("image", "text", "decoder"),
+    "weight_int8_onnxruntime": ("decoder",),
+    "weight_int4_onnxruntime": ("decoder",),
+    "weight_int8_openvino": ("decoder",),
+    "weight_int4_openvino": ("decoder",),
 }
 NEEDS_VALIDATION = ("search",)
+BUDGETED = ("search",)
+SLOW = ("bf16_openvino", "fp32_onnxruntime")

@@ -74,3 +74,4 @@ class _Reader:
 VARIANTS = {"prune_30": prune_30, "prune_30_static_int8": prune_30_static_int8}
 KINDS = {"prune_30": ("image",), "prune_30_static_int8": ("image",)}
 SLOW = ("prune_30",)
+BUDGETED = ("prune_30", "prune_30_static_int8")

@@ -69,3 +69,4 @@ VARIANTS = {"distill_30": distill_30}
 KINDS = {"distill_30": ("image",)}
 NEEDS_TRAINING = ("distill_30",)
 SLOW = ("distill_30",)
+BUDGETED = ("distill_30",)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -77,36 +77,103 @@ def run_batch(
     Raises:
         InvalidInput: The input or an option breaks a rule, or `output` holds something else.
     """
-    shards = open_source(source, shard_rows=shard_rows, column=column)
-    options = {"mean": mean, "std": std, "crop": crop, "decoder": decoder}
-    _claim(output, _job(artifact, shards, parquet, {"size": size, **options}))
-    parts = [output / f"part-{index:05}.{'parquet' if parquet else 'npz'}" for index in range(len(shards))]
-    todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not part.exists()]
-    total = _total([shard for shard, _ in todo])
-    write = _write_parquet if parquet else _write_npz
-    pipeline = Pipeline(
-        [Stage("decode", _Decode(_only_input(artifact), size, **options), threads=decode_threads or usable_cores())]
-    )
-    start, rows = time.perf_counter(), 0
-    with Engine(artifact, **engine) as running:
-        for part, keys, outputs in _answers(running, pipeline, todo):
-            write(part, keys, outputs)
-            rows += len(keys)
+    job = Job(artifact, source, output, shard_rows, column, size, mean, std, crop, decoder, decode_threads, parquet)
+    todo = job.begin()
+    start = time.perf_counter()
+    with ShardRunner(job, **engine) as runner:
+        total, rows = _total([runner.shards[index] for index in todo]), 0
+        for _, count in runner.run(todo):
+            rows += count
             progress(rows, total)
-        use = _use(pipeline, running)
+        use = runner.use()
     seconds = time.perf_counter() - start
-    return BatchReport(rows, len(todo), len(shards) - len(todo), seconds, use, max(use, key=lambda name: use[name]))
+    skipped = len(runner.shards) - len(todo)
+    return BatchReport(rows, len(todo), skipped, seconds, use, max(use, key=lambda name: use[name]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a batch job reads, does and writes, in plain values that another machine can be told.
+
+    Attributes:
+        artifact, source, output, shard_rows, column, size, mean, std, crop, decoder, decode_threads, parquet: See
+            `run_batch`.
+    """
+
+    artifact: Path
+    source: Path
+    output: Path
+    shard_rows: int = 4096
+    column: str | None = None
+    size: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    crop: float = 1.0
+    decoder: str = "pillow"
+    decode_threads: int = 0
+    parquet: bool = False
+
+    def shards(self) -> list[Shard]:
+        """The parts of the input; the same wherever they are listed."""
+        return open_source(self.source, shard_rows=self.shard_rows, column=self.column)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `ImageReader`."""
+        return {"mean": self.mean, "std": self.std, "crop": self.crop, "decoder": self.decoder}
+
+    def part(self, index: int) -> Path:
+        """The output file of a shard."""
+        return self.output / f"part-{index:05}.{'parquet' if self.parquet else 'npz'}"
+
+    def begin(self) -> list[int]:
+        """Claim the output folder; returns the numbers of the shards that are still to do."""
+        shards = self.shards()
+        _claim(self.output, _describe(self.artifact, shards, self.parquet, {"size": self.size, **self.reading}))
+        return [index for index in range(len(shards)) if not self.part(index).exists()]
+
+
+class ShardRunner:
+    """Decoders and an engine that turn shards of a job into parts; a context manager.
+
+    Args:
+        job: The job.
+        engine: Options of `Engine`.
+    """
+
+    def __init__(self, job: Job, **engine: Any) -> None:
+        self.job, self.shards = job, job.shards()
+        decode = _Decode(_only_input(job.artifact), job.size, **job.reading)
+        self._pipeline = Pipeline([Stage("decode", decode, threads=job.decode_threads or usable_cores())])
+        self._engine = Engine(job.artifact, **engine)
+
+    def run(self, indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Write the parts of shards; yields (number, rows) of each when it is complete on disk."""
+        write = _write_parquet if self.job.parquet else _write_npz
+        todo = [self.shards[index] for index in indices]
+        for index, (keys, outputs) in zip(indices, _answers(self._engine, self._pipeline, todo), strict=True):
+            write(self.job.part(index), keys, outputs)
+            yield index, len(keys)
+
+    def use(self) -> dict[str, float]:
+        """Utilisation of the decoders and of every device, between 0 and 1."""
+        use = {stage.name: stage.utilisation for stage in self._pipeline.use()}
+        return use | {device["name"]: device["utilisation"] for device in self._engine.statistics()["devices"]}
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _total(shards: Sequence[Shard]) -> int | None:
     """Rows of all shards; None where one does not know."""
     return None if any(shard.rows is None for shard in shards) else sum(shard.rows or 0 for shard in shards)
-
-
-def _use(pipeline: Pipeline, engine: Engine) -> dict[str, float]:
-    """Utilisation of the decoders and of every device, between 0 and 1."""
-    use = {stage.name: stage.utilisation for stage in pipeline.use()}
-    return use | {device["name"]: device["utilisation"] for device in engine.statistics()["devices"]}
 
 
 def _only_input(artifact: Path) -> dict[str, Any]:
@@ -117,7 +184,7 @@ def _only_input(artifact: Path) -> dict[str, Any]:
     return spec
 
 
-def _job(artifact: Path, shards: Sequence[Shard], parquet: bool, decode: dict[str, Any]) -> dict[str, Any]:
+def _describe(artifact: Path, shards: Sequence[Shard], parquet: bool, decode: dict[str, Any]) -> dict[str, Any]:
     """What decides the output, as JSON gives it back."""
     job = {
         "artifact_sha256": hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest(),
@@ -154,14 +221,12 @@ class _Decode:
         return rows
 
 
-def _answers(
-    engine: Engine, pipeline: Pipeline, todo: Sequence[tuple[Shard, Path]]
-) -> Iterator[tuple[Path, list[str], list[np.ndarray]]]:
+def _answers(engine: Engine, pipeline: Pipeline, todo: Sequence[Shard]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Every shard's keys and outputs, when complete; the pipeline does not drain between shards."""
     drawn: deque[tuple[int, tuple[str, ...]]] = deque()
 
     def chunks() -> Iterator[Chunk]:
-        for index, (shard, _) in enumerate(todo):
+        for index, shard in enumerate(todo):
             for chunk in shard.read():
                 drawn.append((index, chunk.keys))
                 yield chunk
@@ -170,8 +235,8 @@ def _answers(
     outputs: list[tuple[np.ndarray, ...]] = []
     current = 0
 
-    def collected() -> tuple[Path, list[str], list[np.ndarray]]:
-        return todo[current][1], keys, [np.concatenate(part) for part in zip(*outputs, strict=True)]
+    def collected() -> tuple[list[str], list[np.ndarray]]:
+        return keys, [np.concatenate(part) for part in zip(*outputs, strict=True)]
 
     for answer in engine.map(pipeline.run(chunks())):
         index, own = drawn.popleft()

@@ -1,7 +1,7 @@
 """The commands of the engine; `register` adds them to the `hasten` command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,30 +31,43 @@ def batch_command(
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet instead of .npz.")] = False,
     replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Run on Ray Data: an address, auto, or local. Every node must see INPUT, OUTPUT, ARTIFACT."),
+    ] = None,
+    actors: Annotated[int, typer.Option(help="Workers on Ray, one core each; 0: one per core of the cluster.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
 ) -> None:
     """Run an artifact over a large input: streaming, resumable, written atomically."""
     from hasten.engine.batch import run_batch
 
+    options: dict[str, Any] = {
+        "shard_rows": shard_rows,
+        "column": column,
+        "size": size,
+        "mean": parse_numbers(mean, "mean"),
+        "std": parse_numbers(std, "std"),
+        "crop": crop,
+        "decoder": decoder,
+        "parquet": parquet,
+    }
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         shown = bar.add_task("rows", total=None)
-        report = run_batch(
-            artifact,
-            source,
-            output,
-            shard_rows=shard_rows,
-            column=column,
-            size=size,
-            mean=parse_numbers(mean, "mean"),
-            std=parse_numbers(std, "std"),
-            crop=crop,
-            decoder=decoder,
-            parquet=parquet,
-            replicas=replicas,
-            threads=threads,
-            progress=lambda done, total: bar.update(shown, completed=done, total=total),
-        )
+
+        def progress(done: int, total: int | None) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        if ray is None:
+            report = run_batch(
+                artifact, source, output, replicas=replicas, threads=threads, progress=progress, **options
+            )
+        else:
+            from hasten.engine.on_ray import run_batch_on_ray
+
+            report = run_batch_on_ray(
+                artifact, source, output, address=ray, actors=actors, progress=progress, **options
+            )
     typer.echo(
         f"{report.rows} rows in {report.seconds:.1f} s ({report.rows / report.seconds:.0f} rows/s), "
         f"{report.shards} shards written, {report.skipped} found done; "

@@ -94,8 +94,17 @@ class Dispatcher:
                     self._slack.observe(now - work.promised_s)
         return complete
 
-    def failed(self, lane: Lane, now: float, error: BaseException, *, dead: bool = False) -> list[Work]:
+    def failed(
+        self, lane: Lane, now: float, error: BaseException, *, dead: bool = False, reviving: bool = False
+    ) -> list[Work]:
         """A lane's batch raised; its rows are sent once more, one by one piece, elsewhere if there is an elsewhere.
+
+        Args:
+            lane: The lane.
+            now: The time, in seconds.
+            error: What it raised.
+            dead: It takes nothing any more.
+            reviving: The caller tries to bring it back, and tells by `revived` or `given_up`.
 
         Returns:
             Works that failed for good; their `error` is set.
@@ -103,7 +112,7 @@ class Dispatcher:
         batch, lane.batch = lane.batch, None
         stalled, lane.stalled = lane.stalled, False
         device = lane.device
-        lane.dead = lane.dead or dead
+        lane.dead, lane.reviving = lane.dead or dead, reviving
         device.errors += 1
         device.rest_until_s = now + min(_LONGEST_REST_S, _FIRST_REST_S * 2**device.errors)
         lost: list[Work] = []
@@ -111,9 +120,30 @@ class Dispatcher:
             lost = fail([piece for piece in batch.pieces if piece.tries], error)
         elif batch is not None:
             lost = self._resend(batch.pieces, device, error)
-        if all(x.dead for x in self.lanes):
-            lost += self._fail_waiting(DeviceFailed(f"Every device is dead; the last error was: {error}"))
-        return lost
+        return lost + self._fail_if_all_dead(error)
+
+    def hopeless(self, now: float) -> list[Lane]:
+        """Lanes stalled for half of `give_up_s`: better ended, where that is possible, than waited for."""
+        return [
+            lane
+            for lane in self.lanes
+            if lane.stalled and lane.batch is not None and now - lane.batch.started_s > 0.5 * self.limits.give_up_s
+        ]
+
+    def revived(self, lane: Lane) -> None:
+        """A lane that was dead takes batches again."""
+        lane.dead = lane.reviving = False
+        lane.device.errors, lane.device.rest_until_s = 0, 0.0
+
+    def given_up(self, lane: Lane, error: BaseException) -> list[Work]:
+        """A lane that was reviving stays dead; returns works that failed for good."""
+        lane.reviving = False
+        return self._fail_if_all_dead(error)
+
+    def _fail_if_all_dead(self, error: BaseException) -> list[Work]:
+        if any(not x.dead or x.reviving for x in self.lanes):
+            return []
+        return self._fail_waiting(DeviceFailed(f"Every device is dead; the last error was: {error}"))
 
     def overdue(self, now: float) -> list[Work]:
         """Notice lanes that stall and send their rows once more; returns works that failed for good.
@@ -136,7 +166,9 @@ class Dispatcher:
                     f"A batch stalled twice, the second time on {lane.device.name} for {elapsed:.1f} s."
                 )
                 lost += fail([piece for piece in lane.batch.pieces if piece.tries], error)
-        if self._queue and all(lane.dead or lane.stalled for lane in self.lanes):
+        if not self._queue or any(x.reviving or not (x.dead or x.stalled) for x in self.lanes):
+            self._helpless_since = None
+        else:
             self._helpless_since = now if self._helpless_since is None else self._helpless_since
             if now - self._helpless_since > self.limits.give_up_s:
                 lost += self._fail_waiting(

@@ -24,6 +24,8 @@ from hasten.recipe import Program
 _MONITOR_S = 0.1
 _LATENCIES = 4096
 _ROUNDS_AHEAD = 3
+_REVIVALS = 5
+_REVIVAL_PAUSE_S = 0.2
 
 Outputs = tuple[np.ndarray, ...]
 
@@ -38,7 +40,9 @@ class Engine:
         devices: Artifact folders, or runners made by hand; several are used together.
         replicas: Batches at a time of every artifact; 0: cores divided by threads.
         threads: Threads inside one call; 0: cores divided by replicas.
-        processes: Every replica in a process of its own: for targets that hold Python's lock.
+        processes: Every replica in a process of its own: for targets that hold Python's lock. One that dies is started
+            again.
+        pinned: Every replica keeps to cores of its own.
         largest: Largest batch; None: the measured knee (smallest batch within 97% of the best throughput).
         bound_ms: Latency bound; batches take at most half of it.
         linger_ms: How long an idle device may wait for a batch to fill; 0: start at once with what is there.
@@ -59,6 +63,7 @@ class Engine:
         replicas: int = 0,
         threads: int = 0,
         processes: bool = False,
+        pinned: bool = False,
         largest: int | None = None,
         bound_ms: float | None = None,
         linger_ms: float = 0.0,
@@ -70,7 +75,9 @@ class Engine:
         if largest is not None and largest < 1:
             raise InvalidInput(f"`largest` must be at least 1, but got {largest}.")
         self.runners = [
-            x if isinstance(x, Runner) else open_artifact(x, replicas=replicas, threads=threads, processes=processes)
+            x
+            if isinstance(x, Runner)
+            else open_artifact(x, replicas=replicas, threads=threads, processes=processes, pinned=pinned)
             for x in devices
         ]
         _check_alike(self.runners)
@@ -88,12 +95,13 @@ class Engine:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
-        self._requests = self._failures = 0
+        self._requests = self._failures = self._respawned = 0
         self._since = time.perf_counter()
         self._threads = [threading.Thread(target=self._monitor, name="hasten-monitor", daemon=True)]
-        for lane, program in zip(self._dispatcher.lanes, [p for r in self.runners for p in r.lanes], strict=True):
+        self._places = [(runner, number) for runner in self.runners for number in range(len(runner.lanes))]
+        for lane, place in zip(self._dispatcher.lanes, self._places, strict=True):
             name = f"hasten-lane-{lane.index}"
-            self._threads.append(threading.Thread(target=self._run, args=(lane, program), name=name, daemon=True))
+            self._threads.append(threading.Thread(target=self._run, args=(lane, *place), name=name, daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -109,7 +117,9 @@ class Engine:
         from hasten.engine.tune import tune
 
         best = tune(path, bound_ms=bound_ms)[0]
-        shape = {"replicas": best.replicas, "threads": best.threads, "largest": best.batch}
+        shape = {
+            "replicas": best.replicas, "threads": best.threads, "largest": best.batch, "pinned": best.pinned
+        }  # fmt: skip
         return cls(path, bound_ms=bound_ms, **(shape | options))
 
     @property
@@ -220,6 +230,7 @@ class Engine:
                 "requests": self._requests,
                 "failures": self._failures,
                 "resent": self._dispatcher.resent,
+                "respawned": self._respawned,
                 "queue_rows": self._dispatcher.waiting_rows,
                 "uptime_s": elapsed,
                 "latency_ms": {
@@ -263,18 +274,24 @@ class Engine:
             self._dispatcher.mode, self._dispatcher.more_coming = mode, more
             self._changed.notify_all()
 
-    def _run(self, lane: Lane, program: Program) -> None:
+    def _run(self, lane: Lane, runner: Runner, number: int) -> None:
+        runner.pin(number)
+        program = runner.lanes[number]
         while (batch := self._next(lane)) is not None:
             try:
                 outputs = self._compute(lane, program, batch)
             except Exception as error:
+                dead = isinstance(error, ProcessDied)
+                reviving = dead and runner.respawn is not None
                 with self._changed:
-                    dead = isinstance(error, ProcessDied)
-                    over = self._dispatcher.failed(lane, time.perf_counter(), error, dead=dead)
+                    over = self._dispatcher.failed(lane, time.perf_counter(), error, dead=dead, reviving=reviving)
                     self._changed.notify_all()
                 self._answer(over)
-                if lane.dead:
-                    return
+                if dead:
+                    revived = self._revive(lane, runner, number) if reviving else None
+                    if revived is None:
+                        return
+                    program = revived
                 continue
             offset = 0
             for piece in batch.pieces:
@@ -287,6 +304,28 @@ class Engine:
                 if len(self.runners) > 1 or self._dispatcher.idle:
                     self._changed.notify_all()
             self._answer(over)
+
+    def _revive(self, lane: Lane, runner: Runner, number: int) -> Program | None:
+        """Start a dead lane's program again, with longer and longer pauses; None: it stays dead."""
+        assert runner.respawn is not None
+        for attempt in range(_REVIVALS):
+            if self._closing.wait(_REVIVAL_PAUSE_S * (2**attempt - 1)):
+                return None
+            try:
+                program = runner.respawn(number)
+            except HastenError as failure:
+                error = failure
+                continue
+            with self._changed:
+                self._dispatcher.revived(lane)
+                self._respawned += 1
+                self._changed.notify_all()
+            return program
+        with self._changed:
+            over = self._dispatcher.given_up(lane, error)
+            self._changed.notify_all()
+        self._answer(over)
+        return None
 
     def _next(self, lane: Lane) -> Batch | None:
         with self._changed:
@@ -326,6 +365,9 @@ class Engine:
         while not self._closing.wait(_MONITOR_S):
             with self._changed:
                 over = self._dispatcher.overdue(time.perf_counter())
+                for runner, number in (self._places[x.index] for x in self._dispatcher.hopeless(time.perf_counter())):
+                    if runner.kill is not None:
+                        runner.kill(number)
                 if over or self._dispatcher.waiting_rows:
                     self._changed.notify_all()
             self._answer(over)

@@ -94,12 +94,19 @@ def _bytes(place: Mapping[str, Any]) -> int:
 class ProcessProgram:
     """An artifact loaded in a child process; call it like a loaded program, from one thread at a time.
 
+    Args:
+        folder: The artifact.
+        options: Options of its target to load it with.
+        cores: Cores that the child may run on; empty: those of this process.
+
     Raises:
         ProcessDied: The child ended, while loading or during a call.
         HastenError: The program raised.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, options: Mapping[str, Any] | None = None, cores: frozenset[int] = frozenset()
+    ) -> None:
         self._inputs, self._outputs = SharedMemory(), SharedMemory()
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -112,6 +119,7 @@ class ProcessProgram:
         first = {
             "folder": str(folder.resolve()),
             "options": dict(options or {}),
+            "cores": sorted(cores),
             "inputs": str(self._inputs.path),
             "outputs": str(self._outputs.path),
         }
@@ -134,6 +142,10 @@ class ProcessProgram:
             self._send({"inputs": self._inputs.write(inputs)})
             places = self._answer(None)["outputs"]
             return tuple(y.copy() for y in self._outputs.read(places))
+
+    def kill(self) -> None:
+        """End the child at once; a call that is running raises `ProcessDied`."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the child and free the shared memory."""
@@ -178,6 +190,8 @@ def _serve() -> None:
 
     try:
         first = json.loads(channel_in.readline())
+        if first["cores"]:
+            os.sched_setaffinity(0, first["cores"])  # before loading: a runtime's threads inherit it
         inputs, outputs = SharedMemory(Path(first["inputs"])), SharedMemory(Path(first["outputs"]))
         program = load(first["folder"], options=first["options"])
     except Exception as error:

@@ -63,6 +63,7 @@ def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float
         end = time.perf_counter() + seconds
         own: list[float] = []
         try:
+            runner.pin(lane)
             while not own or time.perf_counter() < end:
                 start = time.perf_counter()
                 runner.lanes[lane](*rows)

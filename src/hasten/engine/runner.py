@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hasten.artifact import Artifact, load
-from hasten.errors import InvalidInput
+from hasten.errors import HastenError, InvalidInput
 from hasten.machine import usable_cores
+from hasten.manifest import read_arrays
 from hasten.recipe import Program, make_target
 
 
@@ -31,6 +32,10 @@ class Runner:
         fixed: The only batch size that the program takes, or None.
         example: One row or more of real inputs for profiling and warm-up; empty: none.
         close: Called once when the engine closes.
+        respawn: Makes the program of a lane anew after it died, by the lane's number; None: it cannot.
+        kill: Ends the program of a lane that does not come back, by the lane's number; its call raises then. None: it
+            cannot.
+        cores: For every lane the cores that its thread is pinned to; empty: not pinned, or pinned otherwise.
     """
 
     name: str
@@ -40,10 +45,18 @@ class Runner:
     fixed: int | None = None
     example: tuple[np.ndarray, ...] = ()
     close: Callable[[], None] = field(default=lambda: None)
+    respawn: Callable[[int], Program] | None = None
+    kill: Callable[[int], None] | None = None
+    cores: tuple[frozenset[int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lanes:
             raise InvalidInput(f"A runner must have at least one lane, but {self.name!r} has none.")
+
+    def pin(self, lane: int) -> None:
+        """Pin the calling thread, which runs a lane's program, to the lane's cores."""
+        if self.cores:
+            os.sched_setaffinity(0, self.cores[lane])
 
     def warm_up(self) -> None:
         """One call on every lane, so that the first request does not pay for lazy initialisation."""
@@ -59,7 +72,12 @@ def example_rows(example: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
 
 
 def open_artifact(
-    path: str | os.PathLike[str], *, replicas: int = 0, threads: int = 0, processes: bool = False
+    path: str | os.PathLike[str],
+    *,
+    replicas: int = 0,
+    threads: int = 0,
+    processes: bool = False,
+    pinned: bool = False,
 ) -> Runner:
     """Load an artifact for `replicas` batches at a time.
 
@@ -67,7 +85,10 @@ def open_artifact(
         path: The artifact.
         replicas: Batches at a time; 0: every core, divided by `threads`.
         threads: Threads inside one call, if its target has that option; 0: cores divided by replicas.
-        processes: Every replica in a process of its own, with inputs and outputs in shared memory.
+        processes: Every replica in a process of its own, with inputs and outputs in shared memory; one that dies is
+            started again.
+        pinned: Every replica keeps to cores of its own. In this process that needs replicas of one thread, whose work
+            runs in the calling thread; elsewhere, and where the system cannot pin, it changes nothing.
 
     Raises:
         InvalidInput: Not a loadable artifact, or a number below 0.
@@ -81,40 +102,76 @@ def open_artifact(
     # Replicas that share cores slow each other down when their idle threads spin.
     options = {"threads": threads} | ({"spinning": False} if replicas * threads > 1 else {})
     folder, manifest = Path(path), Artifact(Path(path)).manifest
-    lanes, close = _lanes(folder, manifest, options, replicas, processes)
+    pins = divide_cores(replicas, threads) if pinned else ()
+    lanes = _Processes(folder, options, replicas, pins) if processes else _threads(folder, manifest, options, replicas)
     batches = {x["shape"][0] for x in manifest["inputs"]}
     runner = Runner(
-        name=f"{folder.stem} ({manifest['target']['name']}, {replicas} x {threads} threads)",
-        lanes=lanes,
+        name=f"{folder.stem} ({manifest['target']['name']}, {replicas} x {threads} threads{', pinned' * bool(pins)})",
+        lanes=tuple(lanes),
         inputs=tuple(manifest["inputs"]),
         outputs=tuple(manifest["outputs"]),
         fixed=next((x for x in batches if x is not None), None),
-        example=tuple(
-            np.load(folder / f"check_input_{i}.npy", allow_pickle=False) for i in range(len(manifest["inputs"]))
-        ),
-        close=close,
+        example=tuple(read_arrays(folder, "check_input", len(manifest["inputs"]))),
+        close=lanes.close if isinstance(lanes, _Processes) else _nothing,
+        respawn=lanes.respawn if isinstance(lanes, _Processes) else None,
+        kill=lanes.kill if isinstance(lanes, _Processes) else None,
+        cores=pins if threads == 1 and not processes else (),
     )
     runner.warm_up()
     return runner
 
 
-def _lanes(
-    folder: Path, manifest: dict[str, Any], options: dict[str, Any], replicas: int, processes: bool
-) -> tuple[tuple[Program, ...], Callable[[], None]]:
-    """`replicas` programs, and what ends them."""
-    if processes:
+def divide_cores(replicas: int, threads: int) -> tuple[frozenset[int], ...]:
+    """Cores for every replica, `threads` each, taken in turns; empty where the system cannot pin."""
+    if not hasattr(os, "sched_setaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    return tuple(frozenset(cores[(i * threads + j) % len(cores)] for j in range(threads)) for i in range(replicas))
+
+
+def _threads(folder: Path, manifest: dict[str, Any], options: dict[str, Any], replicas: int) -> list[Program]:
+    """`replicas` programs in this process: one shared by all where its target allows that."""
+    first = load(folder, options=options)
+    return [first, *(first if _shareable(manifest) else load(folder, options=options) for _ in range(replicas - 1))]
+
+
+class _Processes(list[Program]):
+    """Programs in processes of their own, which can be started again."""
+
+    def __init__(self, folder: Path, options: dict[str, Any], replicas: int, pins: tuple[frozenset[int], ...]) -> None:
+        super().__init__()
+        self._folder, self._options, self._pins, self._closed = folder, options, pins, False
+        try:
+            for number in range(replicas):
+                self.append(self._start(number))
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, number: int) -> Program:
         from hasten.engine.process import ProcessProgram
 
-        children = [ProcessProgram(folder, options) for _ in range(replicas)]
+        return ProcessProgram(self._folder, self._options, self._pins[number] if self._pins else frozenset())
 
-        def close() -> None:
-            for child in children:
-                child.close()
+    def respawn(self, number: int) -> Program:
+        """End what is left of a replica and start it again."""
+        if self._closed:
+            raise HastenError("The engine is closed.")
+        cast(Any, self[number]).close()
+        self[number] = self._start(number)
+        if self._closed:  # meanwhile
+            cast(Any, self[number]).close()
+        return self[number]
 
-        return tuple(children), close
-    first = load(folder, options=options)
-    rest = [first if _shareable(manifest) else load(folder, options=options) for _ in range(replicas - 1)]
-    return (first, *rest), _nothing
+    def kill(self, number: int) -> None:
+        """End a replica at once."""
+        cast(Any, self[number]).kill()
+
+    def close(self) -> None:
+        """End every process."""
+        self._closed = True
+        for program in self:
+            cast(Any, program).close()
 
 
 def _nothing() -> None:

@@ -21,6 +21,7 @@ class Shape:
         batch: Largest batch.
         latency_ms: Median time of a batch while every replica is busy.
         rows_per_s: Of all replicas together.
+        pinned: Whether every replica keeps to cores of its own.
     """
 
     replicas: int
@@ -28,6 +29,7 @@ class Shape:
     batch: int
     latency_ms: float
     rows_per_s: float
+    pinned: bool = False
 
 
 def shapes(cores: int) -> list[tuple[int, int]]:
@@ -45,6 +47,8 @@ def tune(
     opener: Callable[..., Runner] = open_artifact,
 ) -> list[Shape]:
     """Measure all shapes of an artifact in turns, best first.
+
+    Replicas of one thread are also measured pinned to cores of their own.
 
     Best is the most rows per second among the batches that take at most half of the bound (a request may arrive just
     after a batch started); among those within 2% the one with the shortest time per batch. When nothing keeps the
@@ -64,7 +68,12 @@ def tune(
     for name, value in (("largest", largest), ("turns", turns)):
         if value < 1:
             raise InvalidInput(f"`{name}` must be at least 1, but got {value}.")
-    runners = {shape: opener(path, replicas=shape[0], threads=shape[1]) for shape in shapes(usable_cores())}
+    runners = {
+        (replicas, threads, pinned): opener(path, replicas=replicas, threads=threads, pinned=pinned)
+        for replicas, threads in shapes(usable_cores())
+        # More than one thread inside a call cannot be pinned from outside, and one replica has nobody to keep away.
+        for pinned in ((False, True) if replicas > 1 and threads == 1 else (False,))
+    }
     try:
         found = _measure(runners, largest, turns, turn_s)
     finally:
@@ -73,8 +82,8 @@ def tune(
     return ranked(found, bound_ms)
 
 
-def _measure(runners: dict[tuple[int, int], Runner], largest: int, turns: int, turn_s: float) -> list[Shape]:
-    times: dict[tuple[int, int, int], list[float]] = {}
+def _measure(runners: dict[tuple[int, int, bool], Runner], largest: int, turns: int, turn_s: float) -> list[Shape]:
+    times: dict[tuple[int, int, bool, int], list[float]] = {}
     for turn in range(turns):
         for shape in list(runners)[:: 1 if turn % 2 == 0 else -1]:
             runner, batch = runners[shape], 1
@@ -85,9 +94,9 @@ def _measure(runners: dict[tuple[int, int], Runner], largest: int, turns: int, t
                     break
                 batch *= 2
     found = []
-    for (replicas, threads, batch), seconds in times.items():
+    for (replicas, threads, pinned, batch), seconds in times.items():
         middle = sorted(seconds)[len(seconds) // 2]
-        found.append(Shape(replicas, threads, batch, 1e3 * middle, replicas * batch / middle))
+        found.append(Shape(replicas, threads, batch, 1e3 * middle, replicas * batch / middle, pinned))
     return found
 
 

@@ -103,7 +103,11 @@ class Device:
 
 @dataclass(eq=False)
 class Lane:
-    """One caller of a device: runs one batch at a time."""
+    """One caller of a device: runs one batch at a time.
+
+    Attributes:
+        dead: Takes nothing; while it is `reviving` there is hope that it comes back.
+    """
 
     index: int
     device: Device
@@ -111,6 +115,7 @@ class Lane:
     batch: Batch | None = None
     stalled: bool = False
     dead: bool = False
+    reviving: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,9 @@ class Limits:
         linger_s: How long an idle lane may wait for a batch to fill; 0 is work-conserving.
         stall_s, stall_factor: A batch that took longer than both `stall_s` and `stall_factor` times its prediction has
             stalled.
-        give_up_s: Work fails when it stalled twice and the second lane is stuck for that long, and when every device
-            has been dead or stalled for that long.
+        give_up_s: A process that is stalled for half of it is ended and started again. Work fails when it stalled
+            twice and the second lane is stuck for that long, and when every device has been dead or stalled for that
+            long.
     """
 
     bound_s: float | None = None

@@ -40,9 +40,23 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
                 "Try model(*example) yourself."
             ) from error
     _check_finite(reference)
-    graph = _live(export(model, example))
+    return capture_as_is(model, example)
+
+
+def capture_as_is(module: nn.Module, example: Inputs, *, dynamic: bool = True) -> GraphModule:
+    """Capture a module in the mode that it is in, such as one with a captured graph inside; see `capture`.
+
+    Args:
+        module: Module; left as it is.
+        example: One batch of positional inputs, batch first.
+        dynamic: Whether the batch dimension may be dynamic.
+
+    Raises:
+        InvalidInput: `torch.export` refuses the module, or it returns no tensor.
+    """
+    graph = _live(export(module, example) if dynamic else _export_fixed(module, example))
     if has_dynamic_batch(graph) and not _runs_at_another_batch(graph, example):
-        graph = _live(_export_fixed(model, example))
+        graph = _live(_export_fixed(module, example))
     _flatten_outputs(graph)
     return graph
 
@@ -138,7 +152,8 @@ def _user_inputs(program: ExportedProgram) -> list[Node]:
 
 
 def _batch_is_symbolic(inputs: list[Node]) -> bool:
-    return all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
+    # A graph read from a file has not been traced: nothing is known to forbid other batch sizes.
+    return all("val" not in node.meta or isinstance(node.meta["val"].shape[0], torch.SymInt) for node in inputs)
 
 
 def _flatten_outputs(graph: GraphModule) -> None:

@@ -6,8 +6,9 @@ hidden neuron, an attention head, with every parameter slice that belongs to it.
 
 What a cut means, exactly: *removing units gives the output that the original gives with every value at a removed
 position, in parameters and activations alike, set to zero.* `hasten.graph.surgery` has both sides of that equation.
-Units marked approximate run through a statistic over the cut dimension (LayerNorm on a residual stream, a mean over
-channels): there the two sides differ, since the statistic is then taken over fewer values.
+Units marked approximate run through a statistic over the cut dimension (LayerNorm on a residual stream, a maximum over
+channels): there the two sides differ, since the statistic is then taken over fewer values. Means and RMSNorm are exact:
+they are rescaled by how many values are left.
 """
 
 from collections.abc import Iterable

@@ -11,12 +11,30 @@ from torch.fx import GraphModule
 M = TypeVar("M", bound=nn.Module)
 
 
-def duplicate(module: M) -> M:
-    """A deep copy that shares no tensor with `module`; what every technique starts from."""
+def duplicate(module: M, *, share_tensors: bool = False) -> M:
+    """A deep copy; what every technique starts from.
+
+    Args:
+        module: What to copy.
+        share_tensors: Share parameters and buffers with `module`, for copies that replace most of them: at a billion
+            parameters every copy is 4 GB. Whoever shares must not write into a tensor, and `separate` the result.
+    """
+    tensors = (*module.parameters(), *module.buffers()) if share_tensors else ()
     with warnings.catch_warnings():
         # torch 2.13 copies the pytree specs of a graph through a constructor that it deprecates itself.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, {id(x): x for x in tensors})
+
+
+def separate(module: nn.Module, original: nn.Module) -> None:
+    """Give `module` its own copy, in place, of every parameter and buffer that it still shares with `original`."""
+    shared = {id(x) for x in (*original.parameters(), *original.buffers())}
+    copies: dict[int, torch.Tensor] = {}  # what is tied stays tied
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, x in tensors.items():
+                if x is not None and id(x) in shared:
+                    tensors[name] = copies.setdefault(id(x), copy.deepcopy(x))
 
 
 def move(module: nn.Module, device: torch.device) -> None:

@@ -18,6 +18,8 @@ _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
     """Write `graph` to `path`, with a dynamic batch dimension where the graph has one.
 
+    For readers that know com.microsoft's operators, pass `packing.pack_products(graph)`.
+
     Weights are stored inside the file up to protobuf's limit of 2 GiB, beyond it in `<name>.data` beside it.
     Inputs carry the names of the graph's placeholders; outputs are `output_0`, `output_1`, ...
 

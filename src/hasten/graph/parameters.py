@@ -42,3 +42,13 @@ def set_tensor(graph: GraphModule, node: Node, value: Tensor) -> None:
         owner = getattr(owner, part)
     old = getattr(owner, last)
     setattr(owner, last, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def drop_unread(graph: GraphModule) -> None:
+    """Remove parameters and buffers that no node reads, so that they are not written to a file."""
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]:
+        if name not in read:
+            owner, _, last = name.rpartition(".")
+            delattr(graph.get_submodule(owner), last)
+    graph.delete_all_unused_submodules()

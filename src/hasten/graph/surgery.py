@@ -22,7 +22,7 @@ from hasten.graph.channels import (
     live_nodes,
     parameter_axes,
 )
-from hasten.graph.duplicate import duplicate
+from hasten.graph.duplicate import duplicate, separate
 from hasten.graph.relations import Axis
 
 
@@ -73,7 +73,8 @@ def remove(channels: Channels, units: Iterable[Unit]) -> GraphModule:
             f"`units` must leave at least one position of every dimension, but these {len(cut.units)} would empty "
             f"{len(cut.emptied())} of them. Keep at least one unit of each group that shares a dimension."
         )
-    result = duplicate(channels.graph)
+    # What is sliced is new anyway.
+    result = duplicate(channels.graph, share_tensors=True)
     live = {node.name for node in live_nodes(result)}
     _slice_parameters(result, cut)
     for node in list(result.graph.nodes):
@@ -81,6 +82,7 @@ def remove(channels: Channels, units: Iterable[Unit]) -> GraphModule:
             for edit in channels.edits.get(node.name, []):
                 edit(node, cut)
     _drop_dead(result, live)
+    separate(result, channels.graph)
     refresh_shapes(result)
     return result
 

@@ -28,15 +28,17 @@ Scores = dict[int, float]
 """Score of every unit by its id; higher matters more. Comparable within a group only."""
 
 
-def unit_scores(channels: Channels, groups: Sequence[Group], importance: Importance, task: Task) -> Scores:
-    """Scores of all units of `groups`.
+def unit_scores(
+    channels: Channels, groups: Sequence[Group], importance: Importance, task: Task, samples: int | None = None
+) -> Scores:
+    """Scores of all units of `groups`; activations are looked at on the first `samples` inputs, None: on all.
 
     Raises:
         Unsupported: `bn_scale` where a group has no batch norm.
     """
     scorers: dict[str, Callable[[], Scores]] = {
-        "activation_l1": lambda: _activation(channels, groups, task, power=1),
-        "activation_l2": lambda: _activation(channels, groups, task, power=2),
+        "activation_l1": lambda: _activation(channels, groups, task, samples, power=1),
+        "activation_l2": lambda: _activation(channels, groups, task, samples, power=2),
         "weight_l1": lambda: _weight(channels, groups, power=1),
         "weight_l2": lambda: _weight(channels, groups, power=2),
         "bn_scale": lambda: _batch_norm_scale(channels, groups),
@@ -55,7 +57,7 @@ def normalised(scores: Scores, groups: Iterable[Group]) -> Scores:
     return found
 
 
-def _activation(channels: Channels, groups: Sequence[Group], task: Task, power: int) -> Scores:
+def _activation(channels: Channels, groups: Sequence[Group], task: Task, samples: int | None, power: int) -> Scores:
     """Norm per element of the activations that a unit hands to the layers after it, averaged over these layers."""
     wanted = {u.id for g in groups for u in g.units}
     places: dict[tuple[str, int], list[tuple[int, ...]]] = {}
@@ -68,7 +70,7 @@ def _activation(channels: Channels, groups: Sequence[Group], task: Task, power: 
                     places[node.name, dim] = units
     sums = _ActivationSums(channels.graph, {key: len(units) for key, units in places.items()}, power)
     with torch.no_grad():
-        for inputs in calibration_inputs(task):
+        for inputs in calibration_inputs(task, samples):
             sums.run(*inputs)
     norms: dict[int, list[float]] = {}
     for key, units in places.items():

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from hasten.distillation.teacher import teacher_key
 from hasten.graph.channels import find_channels
-from hasten.graph.surgery import remove
+from hasten.graph.surgery import remove, zero_parameters
 from hasten.pruning.importance import unit_scores
 from hasten.pruning.selection import lowest_in_each, settled
 from hasten.pruning.structured import Cutting, groups_of
@@ -43,16 +43,18 @@ def sensitivity(
             return {name: {float(r): d for r, d in drops.items()} for name, drops in document["drops"].items()}
     channels = find_channels(graph)
     groups = groups_of(channels, cutting)
-    scores = unit_scores(channels, groups, cutting.importance, task)
+    scores = unit_scores(channels, groups, cutting.importance, task, cutting.samples)
     mean = mean_score(task, graph)
     start = mean(graph)
     curves: Curves = {}
     for group in groups:
         curves[group.name] = {}
+        # Exact units give the same output when their slices are zero, which takes no new shapes.
+        without = remove if group.approximate else zero_parameters
         for ratio in ratios:
             chosen = lowest_in_each([group], scores, {group.name: int(ratio * len(group.units))})
             units = settled(channels, chosen, scores, replace(cutting, round_to=1, widths={}).rounded)
-            curves[group.name][ratio] = start - mean(remove(channels, units))
+            curves[group.name][ratio] = start - mean(without(channels, units))
     if cache is not None:
         cache.write_text(json.dumps({"key": key, "drops": curves}))
     return curves

@@ -27,6 +27,7 @@ class Cutting:
         widths: Allowed widths by layer; widths are rounded up to these where given.
         approximate: Also cut units that run through a normalisation over the cut dimension.
         ratios: Share to cut by group name; where given, only these groups are cut, by these shares.
+        samples: Calibration samples that units are scored on; None: all.
     """
 
     kinds: frozenset[str]
@@ -37,6 +38,7 @@ class Cutting:
     widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     approximate: bool = False
     ratios: dict[str, float] = field(default_factory=dict)
+    samples: int | None = None
 
     def rounded(self, layer: str, width: int) -> int:
         """The narrowest allowed width of a layer that is not below `width`; `width` itself if there is none."""
@@ -86,7 +88,7 @@ def cut(
     """
     channels = find_channels(graph)
     groups = groups_of(channels, cutting)
-    scores = unit_scores(channels, groups, cutting.importance, task)
+    scores = unit_scores(channels, groups, cutting.importance, task, cutting.samples)
     first = {g.name: (sizes or {}).get(g.name, len(g.units)) for g in groups}
     gone = {g.name: first[g.name] - len(g.units) for g in groups}
 

@@ -85,12 +85,18 @@ class Difference:
     share: float
 
 
-def run(graph: GraphModule, inputs: Inputs) -> tuple[np.ndarray, ...]:
+def run(graph: GraphModule, inputs: Inputs, *, saturating: bool = False) -> tuple[np.ndarray, ...]:
     """The outputs of a quantized graph, float32, computed in integers wherever its operators allow.
 
     Operators without integer form (softmax, layer norm, ...) run in float32 between the integer ones.
+
+    Args:
+        graph: Quantized graph.
+        inputs: One batch.
+        saturating: Whether linear layers add pairs of products in 16 bits that saturate, as x86 CPUs without VNNI do
+            (VPMADDUBSW: u8 x s8 products of neighbours); convolutions stay exact here.
     """
-    return tuple(x.numpy() for x in as_tuple(_Executor(graph).run(*inputs)))
+    return tuple(x.numpy() for x in as_tuple(_Executor(graph, saturating=saturating).run(*inputs)))
 
 
 def differences(graph: GraphModule, inputs: Inputs) -> list[Difference]:
@@ -120,9 +126,11 @@ class _Observer(Interpreter):
 class _Executor(Interpreter):
     """Values are `Integers` or `Sum` where operators run on integers, else torch tensors."""
 
-    def __init__(self, graph: GraphModule, given: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self, graph: GraphModule, given: dict[str, np.ndarray] | None = None, *, saturating: bool = False
+    ) -> None:
         super().__init__(graph)
-        self._graph, self._given = graph, given
+        self._graph, self._given, self._saturating = graph, given, saturating
         self.found: list[Difference] = []
 
     def run_node(self, n: Node) -> Any:
@@ -135,7 +143,7 @@ class _Executor(Interpreter):
             args = self.map_nodes_to_values(n.args, n)
             result: Integers | Sum | None = self._quantization(n, args)
             if result is None:
-                result = _in_integers(n, args)
+                result = _in_integers(n, args, self._saturating)
             if result is not None:
                 return result
             kwargs = self.map_nodes_to_values(n.kwargs, n)
@@ -171,7 +179,7 @@ class _Executor(Interpreter):
         return theirs
 
 
-def _in_integers(n: Node, args: Any) -> Integers | Sum | None:
+def _in_integers(n: Node, args: Any, saturating: bool) -> Integers | Sum | None:
     """The result of an operator whose inputs are integers; None where it has no integer form here."""
     first = args[0] if args else None
     if isinstance(first, Sum):
@@ -179,7 +187,7 @@ def _in_integers(n: Node, args: Any) -> Integers | Sum | None:
     if not isinstance(first, Integers):
         return None
     if n.target in _LAYERS and isinstance(args[1], Integers):
-        return _layer(n, args)
+        return _layer(n, args, saturating)
     if n.target in operators.ADDITIONS and isinstance(args[1], Integers) and not n.kwargs and len(args) == 2:
         return Sum(tuple((x.centered(), x.scale) for x in args[:2]))
     if n.target == aten.adaptive_avg_pool2d.default and list(args[1]) == [1, 1]:
@@ -213,13 +221,17 @@ def _clamp(n: Node, args: Any, value: Sum) -> Sum | None:
     return None
 
 
-def _layer(n: Node, args: Any) -> Sum | None:
+def _layer(n: Node, args: Any, saturating: bool) -> Sum | None:
     """A convolution or linear layer: 32-bit sums of products, plus the bias in the same scale."""
     x, weight = args[0], args[1]
     bias = args[2] if len(args) > 2 else None
     if bias is not None and not isinstance(bias, Integers):
         return None
-    sums = _LAYERS[n.target](x.centered(), weight.q, args)
+    if saturating and n.target is aten.linear.default:
+        # The hardware multiplies the stored integers; the zero point's part is taken off the sums.
+        sums = saturating_product(x.q, weight.q) - x.zero_point * weight.q.sum(1)
+    else:
+        sums = _LAYERS[n.target](x.centered(), weight.q, args)
     channel = 1 if n.target in operators.CONVOLUTIONS else sums.ndim - 1
     shape = [-1 if dim == channel else 1 for dim in range(sums.ndim)]
     if bias is not None:
@@ -245,6 +257,16 @@ def _conv2d(x: np.ndarray, weight: np.ndarray, args: Any) -> np.ndarray:
 def _linear(x: np.ndarray, weight: np.ndarray, args: Any) -> np.ndarray:
     product: np.ndarray = x @ weight.T
     return product
+
+
+def saturating_product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x [..., k] of u8 times weight [n, k] of s8, pairs of products added in 16 bits, pairs added in 32: [..., n]."""
+    if x.shape[-1] % 2:
+        x, weight = (np.concatenate([part, np.zeros_like(part[..., :1])], -1) for part in (x, weight))
+    products = x[..., None, :] * weight
+    limits = np.iinfo(np.int16)
+    sums: np.ndarray = np.clip(products[..., ::2] + products[..., 1::2], limits.min, limits.max).sum(-1)
+    return sums
 
 
 _LAYERS: dict[Any, Callable[[np.ndarray, np.ndarray, Any], np.ndarray]] = {

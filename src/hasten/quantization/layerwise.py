@@ -3,7 +3,7 @@
 Rounding is nearly unbiased weight by weight, but activations after a clamp are all positive, so a layer sums its
 weights' errors into a constant shift of each output channel, which its bias can take back. Source of the bias part:
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, in its
-empirical form; of the weight part: `hasten.quantization.rounding`.
+empirical form; of the weight part: `hasten.quantization.rounding` and `hasten.quantization.learned_rounding`.
 """
 
 from typing import Any
@@ -14,28 +14,30 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.graph.parameters import tensor_of
 from hasten.quantization import operators
-from hasten.quantization.rounding import can_round, groups_of, input_covariance, round_weights
-from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
+from hasten.quantization.learned_rounding import learn_rounding
+from hasten.quantization.rounding import can_round, groups_of, input_moments, nearest, round_weights
+from hasten.quantization.stored import stored
 from hasten.task import Inputs
 
 _BIAS_ARGUMENT = 2
+ROUNDINGS = {"nearest": nearest, "gptq": round_weights, "adaround": learn_rounding}
 
 
-def refine(quantized: GraphModule, reference: GraphModule, inputs: Inputs, *, weights: bool, biases: bool) -> None:
+def refine(quantized: GraphModule, reference: GraphModule, inputs: Inputs, *, rounding: str, biases: bool) -> None:
     """Change the integers of weights and biases of `quantized` in place.
 
     Args:
         quantized: Graph with Q/DQ, made from `reference`, whose layers keep their names.
         reference: The same graph in float.
         inputs: One batch of calibration samples; a few dozen are enough, since every position of every sample counts.
-        weights: Whether to round weights anew.
+        rounding: How weights are rounded anew, a name in `ROUNDINGS`.
         biases: Whether to correct biases.
     """
     layers = {node.name: node for node in reference.graph.nodes if _is_layer(node)}
     with torch.no_grad():
         floats = _LayerMeans(reference, set(layers))
         floats.run(*inputs)
-        _Refiner(quantized, reference, layers, floats.found, weights, biases).run(*inputs)
+        _Refiner(quantized, reference, layers, floats.found, rounding, biases).run(*inputs)
 
 
 class _LayerMeans(Interpreter):
@@ -63,69 +65,56 @@ class _Refiner(Interpreter):
         reference: GraphModule,
         layers: dict[str, Node],
         means: dict[str, Tensor],
-        weights: bool,
+        rounding: str,
         biases: bool,
     ) -> None:
         super().__init__(graph)
         self._graph, self._reference, self._layers, self._means = graph, reference, layers, means
-        self._weights, self._biases = weights, biases
+        self._rounding, self._biases = rounding, biases
 
     def run_node(self, n: Node) -> Any:
         """Run a node; a layer once its integers are refined."""
-        if n.name in self._layers and self._weights:
+        if n.name in self._layers and self._rounding != "nearest":
             self._round(n)
         result = super().run_node(n)
         return self._shifted(n, result) if n.name in self._layers and self._biases else result
 
     def _round(self, layer: Node) -> None:
         weight = tensor_of(self._reference, self._layers[layer.name].args[1])
-        found = _integers(self._graph, layer.args[1])
+        found = stored(self._graph, layer.args[1])
         if weight is None or found is None or not can_round(layer, weight):
             return
-        integers, scale = found
         groups = groups_of(layer)
-        covariance = input_covariance(layer, self.env[layer.args[0]], weight)  # type: ignore[index]
-        low, high = self._range(layer.args[1])
-        rounded = round_weights(
-            weight.reshape(groups, len(weight) // groups, -1), scale.reshape(groups, -1), covariance, low, high
+        has_bias = len(layer.args) > _BIAS_ARGUMENT and layer.args[_BIAS_ARGUMENT] is not None
+        moments = input_moments(layer, self.env[layer.args[0]], weight, centred=has_bias)  # type: ignore[index]
+        in_groups = (groups, len(weight) // groups, -1)
+        rounded = ROUNDINGS[self._rounding](
+            weight.reshape(in_groups), found.scales().reshape(in_groups), moments, found.low, found.high
         )
-        integers.copy_(rounded.reshape(integers.shape))
+        found.integers.copy_(rounded.reshape(found.integers.shape))
         # The weights were dequantized before their integers changed.
-        self.env[layer.args[1]] = integers * scale.view(-1, *[1] * (integers.ndim - 1))  # type: ignore[index]
+        self.env[layer.args[1]] = found.dequantize()  # type: ignore[index]
 
     def _shifted(self, layer: Node, result: Tensor) -> Tensor:
         """Correct the bias of an integer layer, and its output with it."""
-        if _integers(self._graph, layer.args[1]) is None or len(layer.args) <= _BIAS_ARGUMENT:
+        if stored(self._graph, layer.args[1]) is None or len(layer.args) <= _BIAS_ARGUMENT:
             return result
         shift = self._means[layer.name] - _channel_mean(layer, result)
         argument = layer.args[_BIAS_ARGUMENT]
-        found, values = _integers(self._graph, argument), tensor_of(self._graph, argument)
+        found, values = stored(self._graph, argument), tensor_of(self._graph, argument)
         if found is not None:
-            integers, scale = found
-            steps = torch.round(shift / scale)
-            integers += steps.to(integers.dtype)
-            shift = steps * scale
+            steps = torch.round(shift / found.scale)
+            found.integers.add_(steps.to(found.integers.dtype))
+            shift = steps * found.scale
         elif values is not None:
             values += shift
         else:
             return result
         return result + shift.view([-1 if dim == _channel(layer, result) else 1 for dim in range(result.ndim)])
 
-    def _range(self, dequantize: Any) -> tuple[int, int]:
-        low, high = dequantize.args[4:6]
-        return int(low), int(high)
-
 
 def _is_layer(node: Node) -> bool:
     return node.target in operators.CONVOLUTIONS or node.target is torch.ops.aten.linear.default
-
-
-def _integers(graph: GraphModule, node: Any) -> tuple[Tensor, Tensor] | None:
-    """Integers of a constant and their scale, one per slice of its first dimension; None if it is no such constant."""
-    if not isinstance(node, Node) or node.target is not DEQUANTIZE_PER_CHANNEL or node.args[3] != 0:
-        return None
-    integers, scale = tensor_of(graph, node.args[0]), tensor_of(graph, node.args[1])
-    return None if integers is None or scale is None else (integers, scale)
 
 
 def _channel_mean(layer: Node, output: Tensor) -> Tensor:

@@ -42,3 +42,6 @@ PLACEMENTS = {
 
 OBSERVER_NAMES = ("min_max", "percentile", "mse", "entropy", "moving_average")
 """Names of `observers.OBSERVERS`, stated here so that options can be read without torch."""
+
+ROUNDING_NAMES = ("gptq", "adaround", "nearest")
+"""Names of `layerwise.ROUNDINGS`."""

@@ -1,8 +1,8 @@
 """Round weights so that a layer's output, not each weight, stays close: later weights make up for earlier errors.
 
 Source: Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
-section 3, here for convolutions too, and on the covariance of the inputs instead of their second moment, because the
-bias takes up the mean.
+section 3, here for convolutions too, and on the covariance of the inputs instead of their second moment where the
+layer has a bias to take up the mean.
 """
 
 import math
@@ -24,7 +24,7 @@ def round_weights(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, h
 
     Args:
         weight: Float weights, [groups, outputs per group, k].
-        scale: Step of every output channel, [groups, outputs per group].
+        scale: Step of every weight, [groups, outputs per group, k], or with a last dimension of 1.
         covariance: Of the k inputs of every group, [groups, k, k].
         low, high: Range of the integers.
 
@@ -38,36 +38,47 @@ def round_weights(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, h
     damping = _DAMPING * power.mean(1).clamp_min(1e-12)[:, None, None] * torch.eye(size)
     ordered = (covariance + damping)[:, order][:, :, order].double()
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(ordered)), upper=True).float()
-    left = weight[:, :, order].clone()
+    left, step = weight[:, :, order].clone(), scale.expand_as(weight)[:, :, order]
     integers = torch.empty_like(left)
     for j in range(size):
-        integers[:, :, j] = torch.clamp(torch.round(left[:, :, j] / scale), low, high)
-        error = (left[:, :, j] - integers[:, :, j] * scale) / spread[:, j, j, None]
+        integers[:, :, j] = torch.clamp(torch.round(left[:, :, j] / step[:, :, j]), low, high)
+        error = (left[:, :, j] - integers[:, :, j] * step[:, :, j]) / spread[:, j, j, None]
         left[:, :, j + 1 :] -= error[:, :, None] * spread[:, None, j, j + 1 :]
     found = integers[:, :, order.argsort()]
-    nearest = torch.clamp(torch.round(weight / scale[:, :, None]), low, high)
     # The choice is greedy and now and then loses to rounding each weight by itself; take the better one per channel.
-    better = _output_error(weight, found, scale, covariance) < _output_error(weight, nearest, scale, covariance)
-    return torch.where(better[:, :, None], found, nearest)
+    return better(weight, scale, covariance, found, nearest(weight, scale, covariance, low, high))
 
 
-def _output_error(weight: Tensor, integers: Tensor, scale: Tensor, covariance: Tensor) -> Tensor:
-    """Expected squared error of every output channel, [groups, outputs per group], its mean taken up by the bias."""
-    error = integers * scale[:, :, None] - weight
+def nearest(weight: Tensor, scale: Tensor, covariance: Tensor, low: int, high: int) -> Tensor:
+    """Every weight to the nearest integer, whatever its inputs; arguments and result as of `round_weights`."""
+    return torch.clamp(torch.round(weight / scale), low, high)
+
+
+def better(weight: Tensor, scale: Tensor, covariance: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Of two ways to round, per output channel the one with the smaller expected error of its output."""
+    wins = output_error(weight, scale, covariance, first) < output_error(weight, scale, covariance, second)
+    return torch.where(wins[:, :, None], first, second)
+
+
+def output_error(weight: Tensor, scale: Tensor, covariance: Tensor, integers: Tensor) -> Tensor:
+    """Expected squared error of every output channel, [groups, outputs per group]."""
+    error = integers * scale - weight
     return (error @ covariance * error).sum(2)
 
 
-def input_covariance(layer: Node, x: Tensor, weight: Tensor) -> Tensor:
-    """Covariance of what each output position of a layer sums over, [groups, k, k].
+def input_moments(layer: Node, x: Tensor, weight: Tensor, *, centred: bool) -> Tensor:
+    """Second moments of what each output position of a layer sums over, [groups, k, k].
 
     Args:
         layer: A convolution or linear layer.
         x: Its input.
         weight: Its weight; [outputs, k] for a linear layer, [outputs, inputs per group, *kernel] for a convolution.
+        centred: Around the mean (the covariance), where a bias takes the mean up; else around zero.
     """
     patches = _patches(layer, x, weight)
-    centred = patches - patches.mean(2, keepdim=True)
-    return centred @ centred.mT / patches.shape[2]
+    if centred:
+        patches = patches - patches.mean(2, keepdim=True)
+    return patches @ patches.mT / patches.shape[2]
 
 
 def groups_of(layer: Node) -> int:

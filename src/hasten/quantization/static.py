@@ -39,7 +39,7 @@ class Scheme:
         observer: How the range of an activation is chosen, a name in `OBSERVERS`.
         weight_bits: 8, or 7 for CPUs whose 8-bit products saturate 16-bit sums.
         keep_float: Names of layers, as nodes of the captured graph, that stay in float.
-        weight_rounding: Whether weights are rounded against the data instead of to the nearest integer.
+        rounding: How weights are rounded, a name in `placement.ROUNDING_NAMES`.
         bias_correction: Whether biases make up for the mean error of rounding.
     """
 
@@ -47,7 +47,7 @@ class Scheme:
     observer: str = "min_max"
     weight_bits: int = 8
     keep_float: tuple[str, ...] = ()
-    weight_rounding: bool = True
+    rounding: str = "gptq"
     bias_correction: bool = True
 
 
@@ -68,8 +68,8 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
     prepared = prepare(reference, scheme)
     first = calibrate(prepared, batches)
     quantized = convert(prepared)
-    if scheme.weight_rounding or scheme.bias_correction:
-        refine(quantized, reference, first, weights=scheme.weight_rounding, biases=scheme.bias_correction)
+    if scheme.rounding != "nearest" or scheme.bias_correction:
+        refine(quantized, reference, first, rounding=scheme.rounding, biases=scheme.bias_correction)
     return quantized
 
 
@@ -97,9 +97,12 @@ def check_names(graph: GraphModule, keep_float: tuple[str, ...]) -> None:
             raise Unsupported(f"`keep_float` must name nodes of the captured graph, but it has no {name!r}.")
 
 
-def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
-    """A copy in evaluation mode, without dropout or in-place operators, batch norm folded, attention in its parts."""
-    graph = duplicate(graph)
+def inference_form(graph: GraphModule, example: Inputs, *, share_tensors: bool = False) -> GraphModule:
+    """A copy in evaluation mode, without dropout or in-place operators, batch norm folded, attention in its parts.
+
+    With `share_tensors` it holds the same parameters as `graph`, and only to be read.
+    """
+    graph = duplicate(graph, share_tensors=share_tensors)
     to_inference_form(graph)
     fold_batch_norm(graph)
     decompose_attention(graph)
@@ -111,17 +114,30 @@ def inference_form(graph: GraphModule, example: Inputs) -> GraphModule:
 
 def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
     """Run the observed graph on `batches` and return their first samples, as many as refining looks at."""
-    first: list[Inputs] = []
-    missing = _REFINING_SAMPLES
-    with torch.no_grad():
+
+    def observed() -> Iterator[Inputs]:
         for inputs in batches:
             prepared(*inputs)
-            if missing > 0:
-                first.append(tuple(x[:missing] for x in inputs))
-                missing -= len(inputs[0])
-    if not first:
+            yield inputs
+
+    with torch.no_grad():
+        seen = observed()
+        first = one_batch(seen, _REFINING_SAMPLES)
+        for _ in seen:
+            pass
+    return first
+
+
+def one_batch(batches: Iterable[Inputs], samples: int) -> Inputs:
+    """The first `samples` samples as one batch.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    parts = list(first_samples(batches, samples))
+    if not parts:
         raise InvalidInput("`calibration` must yield at least one batch, but it yields none.")
-    return tuple(torch.cat(parts) for parts in zip(*first, strict=True))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def convert(prepared: GraphModule) -> GraphModule:

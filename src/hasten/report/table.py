@@ -8,7 +8,7 @@ from rich.table import Table
 def result_table(result: dict[str, Any]) -> Table:
     """The content of `result.json` as a table, fastest first; failures last, with their reason."""
     finals = {final["number"]: final for final in result["finals"]}
-    best = _best_number(result)
+    best = result["best_number"]
     table = Table(
         title=f"{result['task']}: batch-1 latency against the original in PyTorch eager",
         caption="score and drop on the search part; at most: certified bound of the drop, on the other part",
@@ -56,8 +56,3 @@ def latency_of(trial: dict[str, Any], finals: dict[int, Any]) -> dict[str, float
     final = finals.get(trial["number"])
     found: dict[str, float] = final["latency"] if final else trial["latency"] or {"ratio": 0.0}
     return found
-
-
-def _best_number(result: dict[str, Any]) -> int | None:
-    passing = [f for f in result["finals"] if f["certificate"]["passed"]]
-    return max(passing, key=lambda f: f["latency"]["ratio"])["number"] if passing else None

@@ -1,6 +1,10 @@
 """The measuring side of a run: the original in its process, and every candidate judged beside it."""
 
+import json
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -9,12 +13,16 @@ import numpy as np
 from torch.fx import GraphModule
 
 from hasten.errors import HastenError
-from hasten.graph.capture import has_dynamic_batch
+from hasten.graph.capture import has_dynamic_batch, placeholders
+from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
+from hasten.measure.arrays import ArrayFile
+from hasten.measure.energy import EnergyCounter, compare_energy
 from hasten.measure.holdout import Holdout
-from hasten.measure.latency import compare
+from hasten.measure.latency import Latency, best_throughput, compare
 from hasten.measure.worker import Worker
 from hasten.recipe import Recipe, make_target
+from hasten.search.graphs import GraphStore
 from hasten.search.space import BASELINE
 from hasten.search.trial import Trial
 from hasten.task import Task
@@ -38,26 +46,39 @@ class Bench:
 
     Args:
         task: The user's task; its `holdout` is not read here.
-        graph: The captured original.
+        graph: The captured original, of `task.inner`.
         holdout: The stored holdout.
-        folder: Where trials are compiled, one sub-folder each.
+        folder: Where trials are compiled, one sub-folder each; what an earlier session left of the original is used.
+        objective: What `Trial.merit` stands for.
+
+    Raises:
+        InvalidInput: The objective cannot be measured here.
     """
 
-    def __init__(self, task: Task, graph: GraphModule, holdout: Holdout, folder: Path) -> None:
+    def __init__(
+        self, task: Task, graph: GraphModule, holdout: Holdout, folder: Path, objective: str = "latency"
+    ) -> None:
         self.holdout = holdout
         self._folder = folder
+        self.objective = objective
+        self._counter = EnergyCounter() if objective == "energy" else None
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
         self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
-        self._graphs: dict[tuple[Any, ...], GraphModule] = {(): graph}
+        self.inner = self.task.inner
+        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs")
+        self.input_names = [node.name for node in placeholders(fuse(graph, self.task))]
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
-        self._compile(0, self.recipe)
+        done = self.folder(0).parent / "outputs.json"
+        if not done.exists():
+            shutil.rmtree(self.folder(0).parent, ignore_errors=True)
+            self._compile(0, self.recipe, {})
         self.baseline = self.worker(0, self.recipe)
         self.unlabelled = holdout.targets is None
         try:
-            self.baseline_scores = self._original_scores()
+            self.baseline_scores = self._original_scores(done)
         except BaseException:
             self.baseline.close()
             raise
@@ -78,6 +99,7 @@ class Bench:
             0,
             self.recipe,
             latency=latency["original"],
+            gain=1.0,
             score=float(self.baseline_scores[self.holdout.search].mean()),
             drop=0.0,
             changed=0.0,
@@ -86,41 +108,84 @@ class Bench:
             seconds=self._seconds,
         )
 
-    def try_recipe(self, number: int, recipe: Recipe) -> Trial:
-        """Apply, compile, time and score a recipe; a failure is a result, not an exception."""
+    def original_on_record(self) -> dict[str, Any]:
+        """The original as trial 0, as plain values."""
+        return self.original().to_json()
+
+    def try_recipe(self, number: int, recipe: Recipe, limit_s: float | None = None) -> Trial:
+        """Apply, compile, time and score a recipe; a failure is a result, not an exception.
+
+        Args:
+            number: Of the trial.
+            recipe: What to try.
+            limit_s: Longest time for its last training; the trial's recipe says where it stopped.
+        """
         seconds: dict[str, float] = {}
         trial = Trial(number, recipe, seconds=seconds)
+        shutil.rmtree(self.folder(number).parent, ignore_errors=True)
         try:
-            with _clock(seconds, "compile"):
-                self._compile(number, recipe)
+            recipe = self._compile(number, recipe, seconds, limit_s)
+            trial = replace(trial, recipe=recipe)
             with _clock(seconds, "load"):
                 worker = self.worker(number, recipe)
             with worker:
                 with _clock(seconds, "latency"):
-                    pair = {"original": self.baseline, "candidate": worker}
-                    latency = compare(
-                        pair, "original", self.holdout.inputs, batch=self.sizes.latency, turns=_QUICK_TURNS
-                    )["candidate"]
+                    latency, gain = self._time(number, worker)
                 with _clock(seconds, "accuracy"):
                     found = self.score(number, worker, self.holdout.search)
                 memory = worker.peak_memory_bytes()
-        except HastenError as error:
-            return replace(trial, failure=str(error))
         except Exception as error:
-            # A runtime's own exception while compiling: the search must outlive it, and the report must show it.
-            return replace(
-                trial, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
-            )
+            # Also a runtime's own exception: the search must outlive it, and the report must show it.
+            return replace(trial, failure=reason(error))
         reference = self.baseline_scores[self.holdout.search]
         return replace(
             trial,
             latency=latency,
+            gain=gain,
             score=float(found.mean()),
             drop=float(reference.mean() - found.mean()),
             changed=float(np.mean(found != reference)),
             size_bytes=folder_bytes(self.folder(number)),
             peak_memory_bytes=memory,
         )
+
+    def probe(self, graph: GraphModule, recipe: Recipe) -> tuple[float, dict[str, float]]:
+        """How many times better than the original in the objective a graph is on the recipe's target, whatever it
+        answers; and the seconds it took. Nothing is kept.
+        """
+        seconds: dict[str, float] = {}
+        folder = self._folder.parent / "probe"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "compiled").mkdir(parents=True)
+        try:
+            with _clock(seconds, "compile"):
+                recipe.target.compile(fuse(graph, self.task), self.task, folder / "compiled")
+            if self.objective == "size":
+                return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
+            with _clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
+                latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
+            return (gain if gain == gain else latency.ratio), seconds
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _time(self, number: int, worker: Worker) -> tuple[Latency, float]:
+        return self._measure(worker, folder_bytes(self.folder(number)))
+
+    def _measure(self, worker: Worker, size_bytes: int) -> tuple[Latency, float]:
+        """Latency, and times better than the original in the objective (NaN if that is the latency)."""
+        pair, inputs = {"original": self.baseline, "candidate": worker}, self.holdout.inputs
+        latency = compare(pair, "original", inputs, batch=self.sizes.latency, turns=_QUICK_TURNS)["candidate"]
+        gain = float("nan")
+        if self.objective == "size":
+            gain = folder_bytes(self.folder(0)) / max(size_bytes, 1)
+        elif self.objective == "throughput":
+            smallest, largest = self.sizes.latency, self.sizes.largest
+            found = best_throughput(pair, "original", inputs, smallest=smallest, largest=largest)
+            gain = found["candidate"].ratio
+        elif self._counter is not None:
+            batch = self.sizes.latency
+            gain = compare_energy(self._counter, pair, "original", inputs, batch, _QUICK_TURNS)["candidate"]
+        return latency, gain
 
     def folder(self, number: int) -> Path:
         """What the target compiled for a trial."""
@@ -134,40 +199,48 @@ class Bench:
         """Per-sample scores of a trial's program on `rows` of the holdout."""
         folder = self.folder(number).parent / "outputs"
         files = outputs_of(worker, self.holdout, rows, folder, self.sizes.evaluation)
-        return scores(self.task, files, self._targets(rows))
+        found = scores(self.task, files, self.holdout.targets_of(rows))
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
 
-    def _original_scores(self) -> np.ndarray:
-        rows = np.arange(len(self.holdout))
-        files = outputs_of(self.baseline, self.holdout, rows, self.folder(0).parent / "outputs", self.sizes.evaluation)
+    def _original_scores(self, done: Path) -> np.ndarray:
+        rows, folder = np.arange(len(self.holdout)), self.folder(0).parent / "outputs"
+        if done.exists():
+            # By name, because the run folder may have been moved.
+            files = [
+                replace(f, path=folder / f.path.name) for f in map(ArrayFile.from_json, json.loads(done.read_text()))
+            ]
+        else:
+            files = outputs_of(self.baseline, self.holdout, rows, folder, self.sizes.evaluation)
         if self.unlabelled:
             self.holdout = replace(self.holdout, targets=reference_targets(files))
-        return scores(self.task, files, self._targets(rows))
+        found = scores(self.task, files, self.holdout.targets_of(rows))
+        if not done.exists():
+            done.write_text(json.dumps([x.to_json() for x in files]))
+        return found
 
-    def _targets(self, rows: np.ndarray) -> Any:
-        return self.holdout.targets_of(rows)
-
-    def _compile(self, number: int, recipe: Recipe) -> None:
+    def _compile(self, number: int, recipe: Recipe, seconds: dict[str, float], limit_s: float | None = None) -> Recipe:
+        """Compile into the trial's folder; returns the recipe as it ended (see `GraphStore.after`)."""
         folder = self.folder(number)
         folder.mkdir(parents=True)
-        recipe.target.compile(self.graph(recipe), self.task, folder)
-
-    def graph(self, recipe: Recipe) -> GraphModule:
-        """The graph after the recipe's steps; recipes that share steps share the work."""
-        if recipe.steps not in self._graphs:
-            shorter = Recipe(recipe.steps[:-1], recipe.target)
-            self._graphs[recipe.steps] = recipe.steps[-1].apply(self.graph(shorter), self.task)
-        return self._graphs[recipe.steps]
+        graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
+        with _clock(seconds, "compile"):
+            recipe.target.compile(fuse(graph, self.task), self.task, folder)
+        return replace(recipe, steps=steps)
 
 
-class _clock:  # noqa: N801  (a context manager, used like a function)
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self._seconds, self._stage = seconds, stage
+def reason(error: Exception) -> str:
+    """Why a trial failed, in one line."""
+    if isinstance(error, HastenError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._stage] = time.perf_counter() - self._start
+@contextmanager
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
 def folder_bytes(folder: Path) -> int:

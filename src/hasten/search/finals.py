@@ -2,12 +2,13 @@
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
 from hasten.measure.worker import Worker
 from hasten.search.bench import Bench
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, fits
 from hasten.task import Budget
 
 _FINAL_TURNS = 15
@@ -23,24 +24,69 @@ class Final:
     throughput: Throughput
     certificate: Certificate
 
+    def merit(self, objective: str) -> float:
+        """Times better than the original in the objective."""
+        found = {"latency": self.latency.ratio, "throughput": self.throughput.ratio}
+        return found.get(objective, self.trial.merit)
+
+    def passed(self, budget: Budget) -> bool:
+        """Whether it is certified and, timed carefully, within the limits."""
+        fast = budget.max_latency_ms is None or self.latency.median_ms <= budget.max_latency_ms
+        return self.certificate.passed and fast
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        parts = {name: getattr(self, name).to_json() for name in ("latency", "throughput", "certificate")}
+        return {"number": self.trial.number} | parts
+
+
+@dataclass(frozen=True)
+class Finals:
+    """The finalists, and the original timed with them."""
+
+    finals: list[Final]
+    latency: Latency
+    throughput: Throughput
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        original = {"latency": self.latency.to_json(), "throughput": self.throughput.to_json()}
+        return {"original": original, "finals": [final.to_json() for final in self.finals]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], trials: list[Trial]) -> "Finals":
+        """What `to_json` wrote."""
+        by_number = {trial.number: trial for trial in trials}
+        finals = [
+            Final(
+                by_number[f["number"]],
+                Latency(**f["latency"]),
+                Throughput(**f["throughput"]),
+                Certificate(**f["certificate"]),
+            )
+            for f in document["finals"]
+        ]
+        original = document["original"]
+        return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]))
+
 
 def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
-    """The fastest trials within the budget on the search part, and among them one that is safe.
+    """The best trials within the budget on the search part, and among them one that is safe.
 
-    When every fast trial changes some predictions, the last place goes to the fastest of those that change the
-    fewest, so that a narrow failure of the fastest still leaves something certified.
+    When every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
+    that a narrow failure of the best still leaves something certified.
     """
-    within = sorted((t for t in trials if t.latency and t.drop <= budget.max_drop), key=lambda t: -t.ratio)
+    within = sorted((t for t in trials if fits(t, budget)), key=lambda t: -t.merit)
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
-        safest = min(within, key=lambda t: (t.changed, -t.ratio))
+        safest = min(within, key=lambda t: (t.changed, -t.merit))
         if safest.changed < min(t.changed for t in chosen):
             chosen[-1] = safest
     return chosen
 
 
-def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> tuple[list[Final], Latency, Throughput]:
-    """Time all finalists and the original in turns, then certify each; also returns the original's own figures."""
+def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
+    """Time all finalists and the original in turns, then certify each."""
     holdout = bench.holdout
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {"original": bench.baseline}
@@ -59,7 +105,7 @@ def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> tuple[li
             )
             for trial, share in zip(finalists, error_shares(len(finalists)), strict=True)
         ]
-    return finals, latencies["original"], throughputs["original"]
+    return Finals(finals, latencies["original"], throughputs["original"])
 
 
 def error_shares(finalists: int) -> list[float]:

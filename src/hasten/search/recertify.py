@@ -3,13 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from hasten.artifact import Artifact
+from hasten.artifact import Artifact, open_target
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.holdout import store_holdout
 from hasten.measure.worker import Worker
-from hasten.recipe import make_target
 from hasten.search.bench import Bench
 from hasten.task import Task
 
@@ -21,15 +20,15 @@ def recertify(path: Path, task: Task) -> Certificate:
         InvalidInput: The artifact has no certificate, or the task's holdout is not the one it was certified on.
     """
     artifact = Artifact(path)
-    stored, target = artifact.certificate, artifact.manifest["target"]
+    stored, (_, target) = artifact.certificate, open_target(path)
     if stored is None:
         raise InvalidInput(f"An artifact must have a certificate to be certified again, but {path} has none.")
     with tempfile.TemporaryDirectory() as scratch:
         trials = Path(scratch) / "trials"
         holdout = store_holdout(task, Path(scratch) / "data", stored["seed"])
         with (
-            Bench(task, capture(task.model, task.example), holdout, trials) as bench,
-            Worker(make_target(target["name"], target["options"]), path.resolve(), Path(scratch) / "log.txt") as worker,
+            Bench(task, capture(task.model, task.inner.example), holdout, trials) as bench,
+            Worker(target, path.resolve(), Path(scratch) / "log.txt") as worker,
         ):
             rows = holdout.certify
             again = certify(

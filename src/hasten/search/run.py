@@ -1,37 +1,38 @@
-"""`hasten.run`: from a task and a budget to the fastest certified artifact and a report."""
+"""`hasten.run`: from a task and a budget to the best certified artifact and a report."""
 
 import json
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hasten import artifact
 from hasten.artifact import Artifact
-from hasten.compiling import input_specs
 from hasten.errors import InvalidInput
-from hasten.graph.capture import capture, placeholders
+from hasten.graph.capture import capture
 from hasten.machine import fingerprint
 from hasten.measure.certificate import is_binary, samples_needed
 from hasten.measure.holdout import store_holdout
 from hasten.measure.latency import Latency, Throughput
-from hasten.recipe import Recipe
+from hasten.recipe import Target
 from hasten.report.html import write_report
 from hasten.search.bench import Bench
-from hasten.search.finals import Final, choose_finalists, error_shares, run_finals
+from hasten.search.ending import explain, seconds_by_stage
+from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
+from hasten.search.folder import JOURNAL, check_same, identity, opened
 from hasten.search.journal import Journal
+from hasten.search.post_training import post_training
 from hasten.search.progress import Listener, Silent
-from hasten.search.space import post_training, usable_targets
+from hasten.search.race import train_and_race
+from hasten.search.session import OutOfTime, Session
+from hasten.search.ship import remove_candidates, ship
+from hasten.search.space import usable_targets
 from hasten.search.trial import Trial
 from hasten.task import Budget, Task
 
-# The final timing and the certificates take about as long as this many trials.
-_FINALS_IN_TRIALS = 2.0
-_CHECK_ROWS = 4
+_BEST = "best.hasten"
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Result:
 
     Attributes:
         folder: The run folder.
-        best: The fastest artifact that passed its certificate, or None.
+        best: The best artifact that passed its certificate, or None.
         explanation: One sentence on how it ended.
         trials: Every trial; number 0 is the original.
-        finals: The certified finalists, fastest first.
+        finals: The certified finalists, best first.
         original_latency, original_throughput: The original in the final timing.
         report: The HTML report.
     """
@@ -65,67 +66,79 @@ def run(
     targets: str | Sequence[str] = "auto",
     out: str | os.PathLike[str] = "runs/last",
     seed: int = 0,
+    resume: bool = False,
     listener: Listener | None = None,
 ) -> Result:
-    """Find the fastest version of `task.model` whose score provably drops by at most the budget.
+    """Find the best version of `task.model` whose score provably drops by at most the budget.
 
     Args:
         task: Model, data and score.
-        budget: Accepted drop, confidence, and time; default: one point at 95%, no deadline.
+        budget: Accepted drop, confidence, time and objective; default: the fastest at one point and 95%, no deadline.
         targets: "auto" or target names.
-        out: Run folder; must be new or empty.
+        out: Run folder; must be new or empty, or hold a run to resume.
         seed: Decides the holdout split and everything random after it.
+        resume: Go on with the run in `out`, if there is one; what it finished is not done again.
         listener: Receives progress.
 
     Raises:
         InvalidInput: The task, the budget or the folder breaks a rule; nothing was searched yet.
     """
-    started = time.perf_counter()
     budget, listener = budget or Budget(), listener or Silent()
     usable, missing = usable_targets(targets)
-    folder = _new_folder(Path(out))
-    journal = Journal(folder / "journal.jsonl")
-    listener.trying("capturing the model")
-    graph = capture(task.model, task.example)
-    listener.trying("reading the holdout")
-    holdout = store_holdout(task, folder / "data", seed)
-    listener.trying("measuring the original")
-    setup = {
-        "task": task.name,
-        "device": fingerprint(),
-        "budget": asdict(budget),
-        "seed": seed,
-        "missing": missing,
-        "search": len(holdout.search),
-        "certify": len(holdout.certify),
-    }
-    with Bench(task, graph, holdout, folder / "trials") as bench:
-        _check_certifiable(bench, budget)
-        journal.append("begin", setup)
-        for name, reason in missing.items():
-            listener.say(f"skipping target {name}: needs {reason}")
-        trials = _search(bench, post_training(usable), budget, started, journal, listener)
-        finalists = choose_finalists(trials[1:], budget)
-        listener.trying(f"certifying {len(finalists)} finalists")
-        finals, latency, throughput = run_finals(bench, finalists, budget)
-        result = _conclude(bench, folder, trials, finals, latency, throughput, [n.name for n in placeholders(graph)])
-    _write_summary(result, setup | {"wall_s": time.perf_counter() - started})
-    journal.append("end", {"explanation": result.explanation})
-    write_report(result.folder)
-    return result
+    with opened(Path(out), resume) as folder:
+        journal = Journal(folder / JOURNAL)
+        listener.trying("capturing the model")
+        graph = capture(task.model, task.inner.example)
+        listener.trying("reading the holdout")
+        holdout = store_holdout(task, folder / "data", seed)
+        setup = {
+            "task": task.name,
+            "device": fingerprint(),
+            "budget": asdict(budget),
+            "seed": seed,
+            "missing": missing,
+            "search": len(holdout.search),
+            "certify": len(holdout.certify),
+        }
+        same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
+        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}}
+        if (begun := journal.find("begin")) is not None:
+            check_same(begun["is"], begin["is"])
+        listener.trying("measuring the original")
+        with Bench(task, graph, holdout, folder / "trials", budget.objective) as bench:
+            _check_certifiable(bench, budget)
+            journal.once("begin", "", lambda: begin)
+            for name, reason in missing.items():
+                listener.say(f"skipping target {name}: needs {reason}")
+            session = Session(bench, budget, journal, listener, folder, seed)
+            finals = _search(session, usable)
+            return _conclude(session, finals, setup)
 
 
-def _new_folder(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise InvalidInput(f"`out` must be a new or empty folder, but {out} has files. Name another folder.")
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InvalidInput(f"`out` must be a writable folder, but {out} is not: {error.strerror}.") from error
-    return out.resolve()
+def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
+    """All phases by cost, until they or the time are over; then the finals."""
+    journal, budget, listener = session.journal, session.budget, session.listener
+    session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
+    phases: list[Callable[[], None]] = [lambda: post_training(session, usable)]
+    if budget.training and (session.bench.task.train is not None or budget.minutes is not None):
+        phases.append(lambda: train_and_race(session))
+    if journal.find("finalists") is None:
+        try:
+            for phase in phases:
+                phase()
+        except OutOfTime:
+            listener.say("deadline near: the rest is not tried")
+        except KeyboardInterrupt:
+            listener.say("interrupted: certifying the best so far (Ctrl-C again to stop at once)")
+    session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
+    # Chosen once: a resumed run may not choose again after the certifying part was touched.
+    chosen = journal.once(
+        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials[1:], budget)]}
+    )["numbers"]
+    listener.trying(f"certifying {len(chosen)} finalists")
+    finalists = [session.trials[number] for number in chosen]
+    found = journal.once("finals", "", lambda: run_finals(session.bench, finalists, budget).to_json())
+    return Finals.from_json(found, session.trials)
 
 
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
@@ -144,123 +157,39 @@ def _check_certifiable(bench: Bench, budget: Budget) -> None:
         )
 
 
-def _search(
-    bench: Bench, recipes: list[Recipe], budget: Budget, started: float, journal: Journal, listener: Listener
-) -> list[Trial]:
-    deadline = started + budget.minutes * 60 if budget.minutes else float("inf")
-    trials = [bench.original()]
-    journal.append("trial", trials[0].to_json())
-    listener.begin(len(recipes))
-    longest = 0.0
-    for number, recipe in enumerate(recipes, start=1):
-        if time.perf_counter() + longest * (1 + _FINALS_IN_TRIALS) > deadline:
-            listener.say(f"deadline near: {len(recipes) - number + 1} recipes not tried")
-            break
-        begin = time.perf_counter()
-        try:
-            listener.trying(Trial(number, recipe).name)
-            trial = bench.try_recipe(number, recipe)
-        except KeyboardInterrupt:
-            listener.say("interrupted: certifying the best so far (Ctrl-C again to stop at once)")
-            break
-        longest = max(longest, time.perf_counter() - begin)
-        trials.append(trial)
-        journal.append("trial", trial.to_json())
-        listener.done(_line(trial), _best_line(trials, budget))
-    return trials
-
-
-def _line(trial: Trial) -> str:
-    if trial.failure:
-        return f"  {trial.name}: failed: {trial.failure}"
-    return f"  {trial.name}: {trial.ratio:.2f}x, drop {trial.drop:+.4f} on the search part"
-
-
-def _best_line(trials: list[Trial], budget: Budget) -> str:
-    within = [t for t in trials if t.latency and t.drop <= budget.max_drop]
-    return f"best {max(t.ratio for t in within):.2f}x" if within else ""
-
-
-def _conclude(
-    bench: Bench,
-    folder: Path,
-    trials: list[Trial],
-    finals: list[Final],
-    latency: Latency,
-    throughput: Throughput,
-    input_names: list[str],
-) -> Result:
-    finals = sorted(finals, key=lambda f: -f.latency.ratio)
-    passing = [f for f in finals if f.certificate.passed]
-    best = _write_best(bench, folder, passing[0], input_names) if passing else None
-    explanation = _explain(passing, finals, trials)
-    return Result(folder, best, explanation, trials, finals, latency, throughput, folder / "report.html")
-
-
-def _explain(passing: list[Final], finals: list[Final], trials: list[Trial]) -> str:
-    if passing:
-        best = passing[0]
-        return (
-            f"{best.trial.name} is {best.latency.ratio:.2f}x faster than the original and passed: the drop is at most "
-            f"{best.certificate.upper_bound:.4f} with {best.certificate.family_confidence:.0%} confidence."
-        )
-    if finals:
-        nearest = min(finals, key=lambda f: f.certificate.upper_bound)
-        return (
-            f"Nothing passed. Nearest: {nearest.trial.name}, whose drop of {nearest.certificate.drop:.4f} can only be "
-            f"bounded by {nearest.certificate.upper_bound:.4f}, above the budget of {nearest.certificate.max_drop:g}. "
-            "More holdout samples or a larger budget would help."
-        )
-    measured = [t for t in trials[1:] if t.latency]
-    if measured:
-        nearest_trial = min(measured, key=lambda t: t.drop)
-        return (
-            f"Nothing kept the budget on the search part. Nearest: {nearest_trial.name}, drop {nearest_trial.drop:.4f}."
-        )
-    return "No candidate could be measured; the trials say why."
-
-
-def _write_best(bench: Bench, folder: Path, final: Final, input_names: list[str]) -> Artifact:
-    rows = np.resize(bench.holdout.search, bench.sizes.fixed or _CHECK_ROWS)
-    with bench.worker(final.trial.number, final.trial.recipe) as worker:
-        scratch = bench.folder(final.trial.number).parent / "check"
-        outputs = worker.infer(bench.holdout.inputs, rows, scratch, len(rows))
-    arrays = [x.open()[rows] for x in bench.holdout.inputs]
-    measurements = {
-        "device": fingerprint(),
-        "latency": final.latency.to_json(),
-        "throughput": final.throughput.to_json(),
-        "size_bytes": final.trial.size_bytes,
-        "peak_memory_bytes": final.trial.peak_memory_bytes,
-    }
-    return artifact.write(
-        folder / "best.hasten",
-        bench.folder(final.trial.number),
-        final.trial.recipe,
-        input_specs(input_names, arrays, bench.sizes.fixed),
-        arrays,
-        [x.open() for x in outputs],
-        certificate=final.certificate.to_json(),
-        measurements=measurements,
+def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Result:
+    budget, folder, journal = session.budget, session.folder, session.journal
+    ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
+    passing = [final for final in ranked if final.passed(budget)]
+    best = _ship_best(session, passing[0]) if passing else None
+    remove_candidates(folder)
+    session.bench.graphs.clean()
+    explanation = explain(passing, ranked, session.trials, budget)
+    document = (
+        dict(setup)
+        | finals.to_json()
+        | {
+            "explanation": explanation,
+            "best": best.path.name if best else None,
+            "best_number": passing[0].trial.number if passing else None,
+            "finals": [final.to_json() for final in ranked],
+            "trials": [trial.to_json() for trial in session.trials],
+            "seconds": seconds_by_stage(journal),
+            "wall_s": journal.elapsed_s,
+        }
     )
-
-
-def _write_summary(result: Result, setup: dict[str, Any]) -> None:
-    document = setup | {
-        "explanation": result.explanation,
-        "best": result.best.path.name if result.best else None,
-        "original": {"latency": result.original_latency.to_json(), "throughput": result.original_throughput.to_json()},
-        "trials": [trial.to_json() for trial in result.trials],
-        "finals": [
-            {
-                "number": f.trial.number,
-                "latency": f.latency.to_json(),
-                "throughput": f.throughput.to_json(),
-                "certificate": f.certificate.to_json(),
-            }
-            for f in result.finals
-        ],
-    }
-    scratch = result.folder / ".result.json"
+    scratch = folder / ".result.json"
     scratch.write_text(json.dumps(document, indent=2))
-    scratch.rename(result.folder / "result.json")
+    scratch.rename(folder / "result.json")
+    journal.once("end", "", lambda: {"explanation": explanation})
+    report = write_report(folder)
+    return Result(folder, best, explanation, session.trials, ranked, finals.latency, finals.throughput, report)
+
+
+def _ship_best(session: Session, final: Final) -> Artifact:
+    out = session.folder / _BEST
+    if out.exists():  # a resume of a run that had come this far
+        return Artifact(out)
+    found = {"latency": final.latency.to_json(), "throughput": final.throughput.to_json()}
+    certificate = final.certificate.to_json()
+    return ship(session.bench, final.trial, out, certificate=certificate, measurements=found)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from torch.fx import GraphModule, Node
+
 from hasten.errors import InvalidInput, unknown
-from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, targets
+from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, name_of, options_of, targets
 
 BASELINE = "eager"
 _NOT_BY_ITSELF = {"null"}
@@ -57,20 +60,56 @@ def variants(part: type[Any]) -> list[Any]:
     return [part(**dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
 
 
-def post_training(usable: dict[str, type[Target]]) -> list[Recipe]:
-    """Recipes that need no training: every target at every precision, then quantized as its kernels want it."""
-    floats = [Recipe((), target) for part in usable.values() for target in variants(part) if not target.missing()]
-    quantized = [
-        Recipe(steps, target)
-        for part in usable.values()
-        for steps in _quantizers(part)
-        for target in variants(part)  # what stays in float runs at the target's precision
-        if not target.missing()
-    ]
+def free(usable: Mapping[str, type[Target]]) -> list[Recipe]:
+    """Recipes that change nothing: every target at every precision."""
     original = Recipe((), make_target(BASELINE))
-    return [recipe for recipe in floats + quantized if recipe != original]
+    recipes = [Recipe((), target) for part in usable.values() for target in _here(part)]
+    return [recipe for recipe in recipes if recipe != original]
+
+
+def quantized(usable: Mapping[str, type[Target]]) -> list[Recipe]:
+    """The original quantized as each target's kernels want it; what stays in float runs at the target's precision."""
+    return [Recipe(steps, target) for part in usable.values() for steps in _quantizers(part) for target in _here(part)]
+
+
+def with_more_effort(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Recipe]:
+    """A quantized recipe with what may make rounding cost less accuracy for this graph.
+
+    Args:
+        recipe: Ends in a `quantize` that rounds to the nearest.
+        graph: The original.
+        lost: Whether that lost accuracy that counts.
+    """
+    operators = {str(node.target) for node in graph.graph.nodes}
+    against_data = replace(recipe, steps=tuple(map(rounded_against_data, recipe.steps)))
+    recipes = [against_data] if lost else []
+    if "aten.layer_norm.default" in operators:  # outliers behind layer norms
+        recipes.append(replace(against_data, steps=(make_technique("smooth_quant"), *against_data.steps)))
+    if lost and any(map(_is_depthwise, graph.graph.nodes)):  # channels of unlike range in one tensor
+        recipes.append(replace(recipe, steps=(make_technique("equalize_layers"), *recipe.steps)))
+    return recipes
+
+
+def rounded_against_data(step: Technique) -> Technique:
+    """`quantize` that rounds weights against the calibration data in place of one that does not; others as they are."""
+    if name_of(step) != "quantize":
+        return step
+    return make_technique("quantize", options_of(step) | {"rounding": "gptq"})
+
+
+def _here(part: type[Target]) -> list[Target]:
+    return [target for target in variants(part) if not target.missing()]
 
 
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:
     """The ways to quantize for a target: one for each placement of Q/DQ that it states."""
-    return [(make_technique("quantize", {"placement": name}),) for name in getattr(part, "placements", ())]
+    placements = getattr(part, "placements", ())
+    return [(make_technique("quantize", {"placement": name, "rounding": "nearest"}),) for name in placements]
+
+
+def _is_depthwise(node: Node) -> bool:
+    if not str(node.target).startswith("aten.conv"):
+        return False
+    weight = node.args[1]
+    shape = tuple(weight.meta["val"].shape) if isinstance(weight, Node) else (0,)
+    return len(shape) > 2 and shape[1] == 1 and shape[0] > 1

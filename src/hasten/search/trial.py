@@ -1,10 +1,12 @@
 """One trial: a recipe applied, compiled, timed and scored, or the reason why not."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, describe
+from hasten.task import Budget
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Trial:
         recipe: What was tried.
         failure: Empty if it was measured, else why not.
         latency: Batch-1 latency against the original, measured in turns with it.
+        gain: Times better than the original in the budget's objective; NaN where that is the latency.
         score: Mean score on the search part.
         drop: Baseline score minus `score`, on the search part.
         changed: Share of search samples whose score differs from the original's.
@@ -28,6 +31,7 @@ class Trial:
     recipe: Recipe
     failure: str = ""
     latency: Latency | None = None
+    gain: float = float("nan")
     score: float = float("nan")
     drop: float = float("nan")
     changed: float = float("nan")
@@ -45,10 +49,37 @@ class Trial:
         """Times faster than the original at batch 1; 0 if it was not measured."""
         return self.latency.ratio if self.latency else 0.0
 
+    @property
+    def merit(self) -> float:
+        """Times better than the original in the objective; 0 if it was not measured."""
+        return self.gain if self.gain == self.gain else self.ratio
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = asdict(self) | {"name": self.name, "recipe": self.recipe.to_yaml()}
         return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Trial":
+        """The trial that `to_json` wrote."""
+        values = {f.name: document[f.name] for f in fields(cls)}
+        values |= {k: float("nan") for k in ("gain", "score", "drop", "changed") if values[k] is None}
+        values["recipe"] = Recipe.from_yaml(values["recipe"])
+        values["latency"] = Latency(**values["latency"]) if values["latency"] else None
+        return cls(**values)
+
+
+def fits(trial: Trial, budget: Budget) -> bool:
+    """Whether a trial was measured and is within the budget on the search part."""
+    if trial.latency is None or not trial.drop <= budget.max_drop:
+        return False
+    small = budget.max_size_bytes is None or trial.size_bytes <= budget.max_size_bytes
+    return small and (budget.max_latency_ms is None or trial.latency.median_ms <= budget.max_latency_ms)
+
+
+def best_fitting(trials: Sequence[Trial], budget: Budget) -> Trial | None:
+    """The best candidate (not the original) within the budget on the search part, or None."""
+    return max((t for t in trials if t.number and fits(t, budget)), key=lambda t: t.merit, default=None)
 
 
 def front(trials: list[Trial]) -> list[Trial]:

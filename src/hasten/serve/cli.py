@@ -35,6 +35,10 @@ def serve_command(
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Let clients on this machine pass tensors in shared memory.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Deploy on Ray Serve instead (HTTP only): an address, auto, or local.")
+    ] = None,
+    copies: Annotated[int, typer.Option(help="Copies of the application on Ray.")] = 1,
     drain_s: Annotated[float, typer.Option(help="Time for taken requests when told to end.")] = 30.0,
 ) -> None:
     """Serve artifacts over the Open Inference Protocol v2 (REST and gRPC), with metrics and a status page."""
@@ -59,4 +63,16 @@ def serve_command(
     def ready(http: str, rpc: str | None) -> None:
         typer.echo(f"serving on {http}" + (f" and gRPC on {rpc}" if rpc else ""))
 
-    serve(parse_entries(artifacts), options, ready)
+    entries = parse_entries(artifacts)
+    if ray is None:
+        serve(entries, options, ready)
+        return
+    import signal
+    import threading
+
+    from hasten.serve.on_ray import deploy, serve_until
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serve_until(stop, lambda: deploy(entries, options, address=ray, copies=copies), ready)

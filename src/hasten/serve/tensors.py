@@ -243,7 +243,7 @@ class Regions:
 
     def status(self, name: str | None = None) -> list[dict[str, Any]]:
         """Name, key, offset and size of the registered regions."""
-        if name is not None and name not in self._regions:
+        if name is not None and name not in list(self._regions):
             raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
         return [
             {"name": region, "key": key, "offset": offset, "byte_size": size}
@@ -265,7 +265,7 @@ class Regions:
     def _slice(self, parameters: Mapping[str, Any]) -> memoryview:
         name, size = parameters.get("shared_memory_region"), parameters.get("shared_memory_byte_size")
         offset = parameters.get("shared_memory_offset", 0)
-        if name not in self._regions:
+        if name not in list(self._regions):
             raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
         memory = self._regions[str(name)][3]
         if type(size) is not int or type(offset) is not int or offset < 0 or not 0 <= size <= len(memory) - offset:

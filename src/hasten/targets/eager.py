@@ -31,27 +31,24 @@ class Eager:
         return "" if importlib.util.find_spec("torch") else "pip install torch"
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
-        """Write `model.pt2`."""
-        import torch
+        """Write the graph as JSON and its tensors as safetensors."""
+        from hasten.graph.storage import save_graph
 
-        from hasten.graph.capture import export
-
-        torch.export.save(export(graph, task.example), folder / "model.pt2")
+        save_graph(graph, folder)
 
     def load(self, folder: Path) -> Program:
-        """The exported graph, run by the PyTorch interpreter."""
+        """The stored graph, run by PyTorch operator by operator."""
         import torch
-        from torch.fx import GraphModule
 
+        from hasten.graph.storage import load_graph
         from hasten.machine import usable_cores
 
         torch.set_num_threads(self.threads or usable_cores())
-        module = torch.export.load(folder / "model.pt2").module(check_guards=False)
-        assert isinstance(module, GraphModule)
+        graph = load_graph(folder)
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
             with torch.inference_mode():
-                output = module(*(torch.from_numpy(x) for x in inputs))
+                output = graph(*(torch.from_numpy(x) for x in inputs))
             return tuple(y.numpy() for y in (output if isinstance(output, tuple) else (output,)))
 
         return program

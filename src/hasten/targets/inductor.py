@@ -21,6 +21,7 @@ class Inductor:
     """An AOTInductor package for this machine's instruction set."""
 
     evidence: ClassVar[str] = "timed"
+    native_code: ClassVar[bool] = True
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
     precision: Literal["fp32", "bf16"] = option(

@@ -25,6 +25,10 @@ class OnnxRuntime:
     # A loaded program may be called from several threads at once, and then runs in each of them.
     concurrent: ClassVar[bool] = True
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
+    # (bits, group) of weights alone that its kernels multiply from memory as they are, as MatMulNBits.
+    packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
@@ -53,13 +57,14 @@ class OnnxRuntime:
         return "" if has_nvidia_gpu() else "an NVIDIA GPU and its driver: there is no CUDA GPU here"
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
-        """Write `model.onnx`."""
+        """Write `model.onnx`; products with integer weights alone become packed kernels."""
         from hasten.graph.onnx import write_onnx
+        from hasten.quantization.packing import pack_products
 
-        write_onnx(graph, task.example, folder / "model.onnx")
+        write_onnx(pack_products(graph), task.example, folder / "model.onnx")
 
-    def load(self, folder: Path) -> Program:
-        """A session over `model.onnx`; inputs are bound by position."""
+    def session_options(self) -> Any:
+        """How a session of this target runs: threads and spinning; also for whoever profiles it."""
         import onnxruntime as ort
 
         from hasten.machine import usable_cores
@@ -69,10 +74,16 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
+        return options
+
+    def load(self, folder: Path) -> Program:
+        """A session over `model.onnx`; inputs are bound by position."""
+        import onnxruntime as ort
+
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device == "cuda":
             providers.insert(0, (_CUDA, {"use_tf32": "0"}))
-        session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=providers)
+        session = ort.InferenceSession(str(folder / "model.onnx"), self.session_options(), providers=providers)
         # A provider whose libraries cannot be loaded is left out with a line in the log.
         if self.device == "cuda" and _CUDA not in session.get_providers():
             raise Unsupported(f"{_CUDA} must be able to load its libraries, but could not. Install CUDA and cuDNN.")

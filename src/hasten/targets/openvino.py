@@ -4,7 +4,7 @@ import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +23,10 @@ class OpenVino:
     """OpenVINO's CPU plugin."""
 
     evidence: ClassVar[str] = "timed"
+    # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
+    runs_on_cpu: ClassVar[bool] = True
+    # (bits, group) of weights alone that its kernels multiply from memory as they are, as compressed weights.
+    packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
@@ -43,30 +47,41 @@ class OpenVino:
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
         """Write `model.xml` and `model.bin` in full precision; the plugin lowers to `precision` when loaded."""
-        import openvino as ov
-
         from hasten.graph.onnx import write_onnx
+        from hasten.graph.resize import resize_by_products
+        from hasten.quantization.packing import pack_products
 
         with tempfile.TemporaryDirectory() as scratch:
             # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
-            write_onnx(graph, task.example, Path(scratch) / "model.onnx")
-            model = ov.convert_model(Path(scratch) / "model.onnx")
-            ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+            # The latter reads an antialiased Resize and leaves the antialiasing out.
+            written = pack_products(resize_by_products(graph))
+            write_onnx(written, task.example, Path(scratch) / "model.onnx")
+            self.convert(Path(scratch) / "model.onnx", folder)
+
+    def convert(self, source: Path, folder: Path) -> None:
+        """Write `model.xml` and `model.bin` from an ONNX file."""
+        import openvino as ov
+
+        ov.save_model(ov.convert_model(source), folder / "model.xml", compress_to_fp16=False)
+
+    def plugin_config(self) -> dict[str, Any]:
+        """How a program of this target runs: threads and precision; also for whoever profiles it."""
+        from hasten.machine import usable_cores
+
+        # Without the hint OpenVINO runs fp32 models in bf16 by itself where the CPU can.
+        return {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINT[self.precision],
+            "INFERENCE_NUM_THREADS": self.threads or usable_cores(),
+        }
 
     def load(self, folder: Path) -> Program:
         """A compiled model with one inference request; inputs are bound by position."""
         import openvino as ov
 
-        from hasten.machine import usable_cores
-
-        # Without the hint OpenVINO runs fp32 models in bf16 by itself where the CPU can.
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _PRECISION_HINT[self.precision],
-            "INFERENCE_NUM_THREADS": self.threads or usable_cores(),
-        }
         core = ov.Core()
-        request = core.compile_model(core.read_model(folder / "model.xml"), "CPU", config).create_infer_request()
+        compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", self.plugin_config())
+        request = compiled.create_infer_request()
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
             results = request.infer(list(inputs), share_inputs=True, share_outputs=True)

@@ -77,6 +77,9 @@ class Distill:
         None, "stop after this many epochs without a better score on the holdout, keep the best; null: never", low=1
     )
     max_steps: int | None = option(None, "stop after this many optimizer steps", low=1)
+    stop_after: int | None = option(
+        None, "stop after this many steps with the learning rates of the whole run, as a training cut short did", low=1
+    )
     seed: int = option(0, "seeds shuffling, augmentation, dropout and projections", low=0)
     cache_gb: float = option(4.0, "keep the teacher's answers on disk up to this size; 0: never", low=0.0)
     folder: str | None = option(None, "where checkpoint and answers are kept for a resume; null: nowhere")
@@ -120,7 +123,9 @@ class Distill:
         move(teacher, device)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(self.folder or temporary)
-            wanted = self.cache_gb > 0 and self.epochs > 1 and not is_random(batches.source)
+            wanted = (
+                self.cache_gb > 0 and (self.epochs > 1 or self.folder is not None) and not is_random(batches.source)
+            )
             path = folder / f"teacher-{teacher_key(teacher)}.rows"
             cache = AnswerCache(path, batches.samples(len(inputs[0])), self.cache_gb * 1e9) if wanted else None
             answered = TeacherBatches(batches, teacher, device, pick_dtype(self.precision, device, graph), cache)
@@ -162,6 +167,7 @@ class Distill:
             precision=self.precision,
             patience=self.patience,
             max_steps=self.max_steps,
+            stop_after=self.stop_after,
             seed=self.seed,
             checkpoint=None if self.folder is None else Path(self.folder) / "training.pt",
         )

@@ -1,27 +1,20 @@
 """Remove whole convolution filters, and everything in the network that belongs to them."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch.fx import GraphModule
 
-from hasten.pruning.importance import IMPORTANCES, Importance
-from hasten.pruning.iterate import iterate
-from hasten.pruning.schedule import SCHEDULES, shares
-from hasten.pruning.structured import Cutting, Further, check_ratios, check_widths, cut
-from hasten.recipe import Stage, check_options, option
+from hasten.pruning.removal import Removal
+from hasten.recipe import Stage
 from hasten.task import Task
-from hasten.training import Training
 
 
 @dataclass(frozen=True)
-class PruneFilters:
+class PruneFilters(Removal):
     """Score every filter, remove the least important ones wherever their feature maps reach.
 
-    With `epochs` of 0 the graph is cut once and not trained. With more, it is cut in `steps` and trained after each to
-    answer like the original; with `max_drop` it stops at the last step that keeps the score.
-
-    Sources: see `hasten.pruning.importance`; schedules: `hasten.pruning.schedule`.
+    Options and sources: `hasten.pruning.removal`.
 
     Raises:
         InvalidInput: An option outside its range, or a group in `ratios` that does not exist.
@@ -30,50 +23,6 @@ class PruneFilters:
 
     stage: ClassVar[Stage] = Stage.PRUNE
 
-    ratio: float = option(
-        0.3, "share of the filters to remove", low=0.0, high=1.0, open_high=True, grid=(0.2, 0.35, 0.5, 0.65)
-    )
-    importance: Importance = option("activation_l2", "what filters are scored by", choices=IMPORTANCES)
-    scope: Literal["global", "layer"] = option(
-        "global", "compare all filters, or take the share of every layer", choices=("global", "layer")
-    )
-    round_to: int = option(1, "round the width of every layer up to a multiple of this", low=1)
-    largest: float = option(0.9, "largest share of one layer that a global cut takes", low=0.0, high=1.0)
-    approximate: bool = option(False, "also cut filters through a normalisation over the cut dimension")
-    widths: tuple[tuple[str, tuple[int, ...]], ...] = option(
-        (), "allowed widths by layer; a width is rounded up to the next of them"
-    )
-    ratios: tuple[tuple[str, float], ...] = option((), "share to remove by group name; only these are cut")
-    schedule: Literal["one-shot", "linear", "cubic"] = option(
-        "one-shot", "how the share grows over the steps", choices=SCHEDULES
-    )
-    steps: int = option(4, "cuts of a linear or cubic schedule", low=1)
-    epochs: int = option(0, "training after every cut", low=0)
-    lr: float = option(0.01, "peak learning rate of that training", low=0.0)
-    max_drop: float | None = option(None, "stop at the last step that drops the score by at most this", low=0.0)
-    seed: int = option(0, "seeds the training", low=0)
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        check_ratios(self.ratios)
-        check_widths(self.widths)
-        # A recipe read from YAML holds lists inside; a frozen technique is hashable only with tuples.
-        object.__setattr__(self, "widths", tuple((layer, tuple(allowed)) for layer, allowed in self.widths))
-
     def apply(self, graph: GraphModule, task: Task) -> GraphModule:
         """A copy of `graph` with fewer filters."""
-        cutting = Cutting(
-            frozenset({"filter"}),
-            self.importance,
-            scope=self.scope,
-            largest=self.largest,
-            round_to=self.round_to,
-            widths={layer: tuple(allowed) for layer, allowed in self.widths},
-            approximate=self.approximate,
-            ratios=dict(self.ratios),
-        )
-        if self.epochs == 0:
-            return cut(graph, task, cutting, self.ratio)
-        training = Training(epochs=self.epochs, lr=self.lr, seed=self.seed)
-        grown = shares(self.ratio, self.steps, self.schedule)
-        return iterate(graph, task, Further(task, cutting, self.ratio), grown, training, self.max_drop)
+        return self.without(graph, task, frozenset({"filter"}))

@@ -7,7 +7,7 @@ Integer-Arithmetic-Only Inference", sections 2 and 3.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hasten.quantization.placement import OBSERVER_NAMES, PLACEMENTS
+from hasten.quantization.placement import OBSERVER_NAMES, PLACEMENTS, ROUNDING_NAMES
 from hasten.recipe import Stage, check_options, option
 from hasten.task import calibration_inputs
 
@@ -33,7 +33,9 @@ class Quantize:
     samples: int = option(256, "calibration samples to look at", low=1)
     keep_float: tuple[str, ...] = option((), "names of layers (nodes of the captured graph) that stay in float")
 
-    weight_rounding: bool = option(True, "round weights against the data (GPTQ) instead of to the nearest integer")
+    rounding: Literal["gptq", "adaround", "nearest"] = option(
+        "gptq", "round weights against the data (greedily, or by learning), or to the nearest", choices=ROUNDING_NAMES
+    )
     bias_correction: bool = option(True, "let biases make up for the mean error of rounding")
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class Quantize:
             self.observer,
             self.weight_bits,
             self.keep_float,
-            self.weight_rounding,
+            self.rounding,
             self.bias_correction,
         )
         batches = first_samples(calibration_inputs(task), self.samples)

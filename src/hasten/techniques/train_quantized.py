@@ -37,6 +37,9 @@ class TrainQuantized:
     optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with momentum, or AdamW", choices=("sgd", "adamw"))
     alpha: float = option(0.9, "weight of the float network's answers; the rest is the task loss", low=0.0, high=1.0)
     max_steps: int | None = option(None, "stop after this many optimizer steps", low=1)
+    stop_after: int | None = option(
+        None, "stop after this many steps with the learning rates of the whole run, as a training cut short did", low=1
+    )
     seed: int = option(0, "seeds shuffling and augmentation", low=0)
 
     def __post_init__(self) -> None:
@@ -69,5 +72,6 @@ class TrainQuantized:
             precision="fp32",
             clip_norm=5.0,
             max_steps=self.max_steps,
+            stop_after=self.stop_after,
             seed=self.seed,
         )

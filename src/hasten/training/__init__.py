@@ -4,5 +4,6 @@ from hasten.training.loop import Epoch, train
 from hasten.training.options import Training
 from hasten.training.progress import quiet
 from hasten.training.validation import mean_score, task_loss
+from hasten.training.watch import Watch, watched
 
-__all__ = ["Epoch", "Training", "mean_score", "quiet", "task_loss", "train"]
+__all__ = ["Epoch", "Training", "Watch", "mean_score", "quiet", "task_loss", "train", "watched"]

@@ -19,6 +19,7 @@ from hasten.training.device import autocast, pick_device, pick_dtype, to_device,
 from hasten.training.options import Training
 from hasten.training.progress import Progress
 from hasten.training.schedule import set_rates
+from hasten.training.watch import current
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -69,6 +70,7 @@ def train(
     with randomness.isolated():
         run = _Run(model, loss, options, _batches_per_epoch(batches))
         run.resume()
+        run.watch.start()
         with Progress(options.progress, run.total, run.steps) as progress:
             while not run.finished:
                 epoch = run.epoch(batches, validate, after_step, progress)
@@ -85,6 +87,8 @@ class _Run:
         self.per_epoch = batches_per_epoch
         steps = -(-batches_per_epoch // options.accumulate) * options.epochs
         self.total = min(steps, options.max_steps or steps)
+        self.last = min(self.total, options.stop_after or self.total)
+        self.watch = current()
         self.device = pick_device(options.device)
         self.dtype = pick_dtype(options.precision, self.device, model)
         self.model = duplicate(model)
@@ -120,7 +124,8 @@ class _Run:
     def finished(self) -> bool:
         patience = self.options.patience
         stopped = patience is not None and self.epochs_since_best >= patience
-        return stopped or self.epochs_done >= self.options.epochs or self.steps >= self.total
+        done = self.epochs_done >= self.options.epochs or self.steps >= self.last
+        return stopped or done or self.watch.stopped_after is not None
 
     def epoch(
         self,
@@ -140,7 +145,7 @@ class _Run:
                 continue
             self.step(after_step)
             progress.advance(self.loss_sum, self.batches_done, index)
-            if self.steps >= self.total:
+            if self.watch.step(self.steps, self.last):
                 break
             if self.options.checkpoint_every and self.steps % self.options.checkpoint_every == 0:
                 self.save()
@@ -153,7 +158,8 @@ class _Run:
         score = self._validate(validate)
         self.epochs_done, self.batches_done, self.random_state = index + 1, 0, None
         self.loss_sum.zero_()
-        self.save()
+        if self.watch.stopped_after is None:  # an epoch cut short is no place to go on from
+            self.save()
         return Epoch(index, mean_loss, score, time.perf_counter() - started)
 
     def _rest_of_epoch(self, batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -42,6 +42,9 @@ class Training:
         None, "stop after this many epochs without a better validation score and return the best; null: never", low=1
     )
     max_steps: int | None = option(None, "stop after this many steps, even within an epoch", low=1)
+    stop_after: int | None = option(
+        None, "stop after this many steps with the learning rates of the whole run, as a training cut short did", low=1
+    )
     seed: int = option(0, "seeds shuffling, augmentation and dropout", low=0)
     device: str = option("auto", "torch device; auto: cuda, else cpu")
     checkpoint: Path | None = option(None, "file to write the state to after every epoch and to resume from")

@@ -173,6 +173,14 @@ def retarget(node: Node, target: Any, args: tuple[Any, ...]) -> None:
     node.kwargs = {}
 
 
+def scale_output(node: Node, factor: float) -> None:
+    """Multiply what the call gives by a number, for all that read it."""
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
+    scaled.meta = dict(node.meta)
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+
+
 def shapes_of(node: Node) -> list[tuple[Any, ...]]:
     """Shapes of the tensors a node gives; a non-tensor among several outputs has the shape ()."""
     value = node.meta.get("val")

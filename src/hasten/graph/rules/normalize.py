@@ -1,11 +1,29 @@
 """Operators that take statistics over dimensions: norms, softmax, reductions, scans.
 
-A cut through the dimension that a mean, variance or maximum is taken over changes the statistic, so such axes are
-marked approximate. A sum is not changed by removing zeros.
+A cut through the dimension that a variance or maximum is taken over changes the statistic, so such axes are marked
+approximate. A sum is not changed by removing zeros; a mean of n values of which m stay is made exact by m / n, and the
+root mean square of RMSNorm likewise.
 """
 
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.fx import Node
+
 from hasten.graph.relations import Axis
-from hasten.graph.rules.call import Axes, Call, NotCovered, Result, Rule, shapes_of
+from hasten.graph.rules.call import (
+    Axes,
+    Call,
+    Kept,
+    NotCovered,
+    Result,
+    Rule,
+    arguments,
+    scale_output,
+    set_argument,
+    shapes_of,
+)
 
 
 def batch_norm(call: Call) -> Axes:
@@ -22,17 +40,40 @@ def batch_norm(call: Call) -> Axes:
 
 
 def layer_norm(call: Call) -> Axes:
-    """Layer and RMS normalisation over the last dimensions."""
+    """Layer normalisation over the last dimensions."""
+    axes, last = _normalised(call)
+    call.approximate += last
+    return axes
+
+
+def rms_norm(call: Call) -> Axes:
+    """Normalisation by the root mean square; with epsilon n / m and the output sqrt(n / m) as large it stays exact."""
+    axes, last = _normalised(call)
+    value = call.node.meta["val"]
+
+    def correct(node: Node, kept: Kept) -> None:
+        share = _share(last, kept)
+        if share < 1:
+            given = arguments(node)["eps"]
+            epsilon = torch.finfo(value.dtype).eps if given is None else given
+            set_argument(node, "eps", epsilon / share)
+            scale_output(node, share**-0.5)
+
+    call.edits.append(correct)
+    return axes
+
+
+def _normalised(call: Call) -> tuple[Axes, Axes]:
+    """(axes of the output, those that are normalised over); weight and bias are tied to the latter."""
     x, count = call.axes("input"), len(call["normalized_shape"])
     last = x[len(x) - count :]
-    call.approximate += last
     for name in ("weight", "bias"):
         axes = call.axes_or_none(name) if name in call else None
         if axes is not None:
             for a, b in zip(axes, last, strict=True):
                 call.tie(a, b)
     call.edit("normalized_shape", lambda kept: [kept.size(a) for a in last])
-    return x
+    return x, last
 
 
 def group_norm(call: Call) -> Axes:
@@ -68,8 +109,26 @@ def reduce_sum(call: Call) -> Axes:
     return _reduced(call)[0]
 
 
+def reduce_mean(call: Call) -> Axes:
+    """The mean of what stays is n / m times that with zeros in place of what goes."""
+    axes, gone = _reduced(call)
+
+    def correct(node: Node, kept: Kept) -> None:
+        share = _share(gone, kept)
+        if share < 1:
+            scale_output(node, share)
+
+    call.edits.append(correct)
+    return axes
+
+
+def _share(axes: Sequence[Axis], kept: Kept) -> float:
+    """How much of all positions of `axes` together stays."""
+    return math.prod(kept.size(a) / a.size for a in axes)
+
+
 def reduce_statistic(call: Call) -> Axes:
-    """Means, variances, extrema: removing zeros changes the result."""
+    """Variances, extrema: removing zeros changes the result."""
     axes, gone = _reduced(call)
     call.approximate += gone
     return axes
@@ -141,7 +200,7 @@ def cross_norm(call: Call) -> Axes:
 
 
 _ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp"
-_STATISTICS = "mean var std amax amin logsumexp prod any all"
+_STATISTICS = "var std amax amin logsumexp prod any all"
 _WITH_INDICES = "max min argmax argmin mode median kthvalue"
 
 RULES: dict[str, Rule] = {
@@ -152,9 +211,10 @@ RULES: dict[str, Rule] = {
     "batch_norm": batch_norm,
     "instance_norm": batch_norm,
     "layer_norm": layer_norm,
-    "rms_norm": layer_norm,
+    "rms_norm": rms_norm,
     "group_norm": group_norm,
     "sum": reduce_sum,
+    "mean": reduce_mean,
     "norm": cross_norm,
     "linalg_vector_norm": cross_norm,
     "var_mean": var_mean,

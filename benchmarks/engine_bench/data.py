@@ -1,0 +1,116 @@
+"""JPEG files to answers, and normalisation inside the graph against outside of it."""
+
+import io
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine_bench.models import LARGE, SCALE, SHIFT, alone, convolutional, summary
+from engine_bench.scheduling import through_engine
+from hasten.engine.batch import run_batch
+from hasten.engine.engine import Engine
+from hasten.engine.runner import open_artifact
+
+
+def write_jpegs(folder: Path, count: int) -> None:
+    """Smooth random images of 500x375, quality 90: about as much to decode as photographs."""
+    from PIL import Image
+
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        fine = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = np.clip(fine + generator.normal(0, 12, fine.shape), 0, 255).astype(np.uint8)
+        data = io.BytesIO()
+        Image.fromarray(noisy).save(data, "JPEG", quality=90)
+        (folder / f"{index:05}.jpg").write_bytes(data.getvalue())
+
+
+def jpeg(scratch: Path, repeats: int, decoder: str, count: int = 160) -> dict[str, Any]:
+    """Rows per second from JPEG files to answers / of the model alone, and of a plain loop / of the model alone."""
+    path = convolutional(scratch, "photographs", size=224, channels=48, layers=6, raw=True)
+    write_jpegs(scratch / "images", count)
+    runner = open_artifact(path)
+    from hasten.engine.images import ImageReader
+
+    reader = ImageReader.for_input(runner.inputs[0], decoder=decoder)
+    files = sorted((scratch / "images").iterdir())
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats):
+        rate, _ = alone(runner.lanes[0], runner.example[0][:1], len(runner.lanes), 2.0)
+        with tempfile.TemporaryDirectory() as out:
+            report = run_batch(path, scratch / "images", Path(out) / str(repeat), decoder=decoder, profile_s=0.3)
+        # The engine's start is not the pipeline's rate: take its own clock from the first shard's begin.
+        rows_per_s = report.rows / (report.seconds - START_S(path))
+        start = time.perf_counter()
+        for file in files[:40]:
+            runner.lanes[0](reader(file.read_bytes()))
+        loop = 40 / (time.perf_counter() - start)
+        start = time.perf_counter()
+        for file in files[:40]:
+            reader(file.read_bytes())
+        decode_ms = 1e3 * (time.perf_counter() - start) / 40
+        for key, value in (
+            ("pipeline / model alone", rows_per_s / rate),
+            ("plain loop / model alone", loop / rate),
+            ("model, ms", 1e3 * len(runner.lanes) / rate),
+            ("decoding one image, ms", decode_ms),
+        ):
+            found.setdefault(key, []).append(value)
+    return {key: summary(values) for key, values in found.items()}
+
+
+def START_S(path: Path) -> float:  # noqa: N802
+    """Seconds that opening the engine takes."""
+    start = time.perf_counter()
+    with Engine(path, profile_s=0.3):
+        return time.perf_counter() - start
+
+
+def fused(scratch: Path, repeats: int, seconds: float) -> dict[str, Any]:
+    """uint8 images normalised inside the graph against float32 images normalised in numpy before they are sent."""
+    found: dict[str, Any] = {}
+    for target in ("onnxruntime", "openvino"):
+        inside = convolutional(scratch, f"inside-{target}", **LARGE, raw=True, target=target)
+        outside = convolutional(scratch, f"outside-{target}", **LARGE, target=target)
+        for processes in (False, True):
+            found[f"{target}, {'processes' if processes else 'threads'}"] = _pair(
+                inside, outside, processes, repeats, seconds
+            )
+    return found
+
+
+def _pair(inside: Path, outside: Path, processes: bool, repeats: int, seconds: float) -> dict[str, Any]:
+    options: dict[str, Any] = {"largest": 8, "profile_s": 0.2, "processes": processes}
+    raw = np.random.default_rng(0).integers(0, 256, (8, LARGE["size"], LARGE["size"], 3)).astype(np.uint8)
+    ratios = []
+    with Engine(inside, **options) as first, Engine(outside, **options) as second:
+        normalising = _Normalised(second)
+        for repeat in range(repeats):
+            rates = {}
+            for name, way in (("inside", first), ("outside", normalising))[:: 1 if repeat % 2 == 0 else -1]:
+                rates[name] = through_engine(way, raw, seconds)
+            ratios.append(rates["inside"] / rates["outside"])
+    return {"inside / outside, rows/s": summary(ratios)}
+
+
+class _Normalised:
+    """An engine whose rows are normalised in numpy on the way in, one plane after the other as `ImageReader` does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def map(self, source: Any) -> Any:
+        return self._engine.map(map(self._normalise, source))
+
+    @staticmethod
+    def _normalise(raw: np.ndarray) -> np.ndarray:
+        planes = np.empty((len(raw), 3, *raw.shape[1:3]), np.float32)
+        for c in range(3):
+            np.multiply(raw[..., c], SCALE[c], out=planes[:, c])
+            planes[:, c] += SHIFT[c]
+        return planes

@@ -1,0 +1,144 @@
+"""`hasten run` on real work: what it finds, how far beyond post-training, where its time goes, how much seeds differ.
+
+    PYTHONPATH=benchmarks python benchmarks/search.py [solar minilm resnet56] [--minutes 10] [--seeds 3]
+
+Every run is a process-independent call of `hasten.run` with a folder of its own under `runs/search/`; it is resumed
+when the script is started again. Writes `benchmarks/results/search.json` after every run and prints a table: the ratio
+to eager in the final timing, the ratio of the best post-training trial of the same run, the share of wall time that is
+neither training, calibration, compilation nor measurement, and the spread of the ratio over seeds. `resnet56` needs the
+data folder `HASTEN_BENCH_DATA`.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hasten
+from hasten.search.progress import Silent
+from hasten.search.trial import Trial
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "search.json"
+RESNET_TRAINING = 10_000
+BATCH = 128
+
+
+def solar() -> hasten.Task:
+    import solar
+
+    return solar.task()
+
+
+def minilm() -> hasten.Task:
+    import minilm
+
+    return minilm.task()
+
+
+def resnet56() -> hasten.Task:
+    """CIFAR ResNet-56: a part of the training images recovers, the images kept out of training are the holdout."""
+    from hasten_bench.data import cifar
+    from hasten_bench.material import Part
+    from hasten_bench.nets.cifar_resnet import network
+
+    images, labels = cifar.decode("cifar10_train.npz")
+    training = Part((images[: -cifar.VALIDATION],), labels[: -cifar.VALIDATION])
+    model = network(56)
+    model.load_state_dict(cifar.fine_tuned(56, training))
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    held = slice(len(x) - cifar.VALIDATION, None)
+    return hasten.Task(
+        model=model.eval(),
+        example=(x[:8],),
+        holdout=list(zip(x[held].split(BATCH), y[held].split(BATCH), strict=True)),
+        train=list(zip(x[:RESNET_TRAINING].split(BATCH), y[:RESNET_TRAINING].split(BATCH), strict=True)),
+        name="CIFAR-10, ResNet-56",
+    )
+
+
+WORK: dict[str, Callable[[], hasten.Task]] = {"solar": solar, "minilm": minilm, "resnet56": resnet56}
+
+
+def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any]:
+    """One run, new or resumed."""
+    out = ROOT / "runs" / "search" / f"{work}-{minutes:g}-{seed}"
+    budget = hasten.Budget(max_drop=0.01, minutes=minutes)
+    result = hasten.run(
+        WORK[work](), budget, targets=targets, out=out, seed=seed, resume=(out / "journal.jsonl").exists(),
+        listener=Silent(),
+    )  # fmt: skip
+    document = json.loads((result.folder / "result.json").read_text())
+    plain = [t for t in result.trials[1:] if t.latency and t.drop <= budget.max_drop and not trained(t)]
+    best = next((f for f in result.finals if f.passed(budget)), None)
+    return {
+        "work": work,
+        "minutes": minutes,
+        "seed": seed,
+        "best": best.trial.name if best else None,
+        "trained": trained(best.trial) if best else False,
+        "ratio": best.latency.ratio if best else None,
+        "ratio_low": best.latency.ratio_low if best else None,
+        "ratio_high": best.latency.ratio_high if best else None,
+        "drop_at_most": best.certificate.upper_bound if best else None,
+        "post_training_ratio": max((t.ratio for t in plain), default=None),
+        "trials": len(result.trials),
+        "seconds": document["seconds"],
+        "wall_s": document["wall_s"],
+        "device": document["device"],
+    }
+
+
+def trained(trial: Trial) -> bool:
+    return any(step.stage.name != "QUANTIZE" or hasattr(step, "lr") for step in trial.recipe.steps)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line per piece of work, medians over seeds."""
+    lines = [
+        "| work | minutes | seeds | times faster than eager [95%] | post-training | drop at most | spread | overhead |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for work, minutes in dict.fromkeys((row["work"], row["minutes"]) for row in rows):
+        own = [row for row in rows if (row["work"], row["minutes"]) == (work, minutes) and row["ratio"]]
+        if not own:
+            lines.append(f"| {work} | {minutes:g} | | nothing passed | | | | |")
+            continue
+        ratios = [row["ratio"] for row in own]
+        middle = sorted(own, key=lambda row: row["ratio"])[len(own) // 2]
+        interval = f"{middle['ratio']:.2f} [{middle['ratio_low']:.2f}, {middle['ratio_high']:.2f}]"
+        plain = statistics.median(row["post_training_ratio"] or 0.0 for row in own)
+        bound = max(row["drop_at_most"] for row in own)
+        spread = f"{(max(ratios) - min(ratios)) / statistics.median(ratios):.0%}" if len(own) > 1 else ""
+        overhead = max(row["seconds"]["other"] / row["wall_s"] for row in own)
+        cells = work, f"{minutes:g}", len(own), interval, f"{plain:.2f}", f"{bound:.4f}", spread, f"{overhead:.0%}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="*", default=list(WORK), choices=[*WORK, []])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", default="auto")
+    given = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "examples"))
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    for work in given.work:
+        for seed in range(given.seeds):
+            same = (work, given.minutes, seed)
+            rows = [row for row in rows if (row["work"], row["minutes"], row["seed"]) != same]
+            rows.append(measure(work, given.minutes, seed, given.targets))
+            RESULTS.parent.mkdir(parents=True, exist_ok=True)
+            RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+            print(table(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""`hasten.doctor`: measure a model layer by layer in every runtime, hold it against the machine, say what would help."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hasten.artifact import Artifact
+from hasten.diagnosis import work, work_openvino
+from hasten.diagnosis.advice import advise
+from hasten.diagnosis.ceilings import Ceilings, ceilings
+from hasten.diagnosis.child import has_profiler, profile
+from hasten.diagnosis.findings import Diagnosis, Measured, Patient
+from hasten.diagnosis.roofline import ceiling_us, floor_of, raised
+from hasten.diagnosis.rows import rows_of
+from hasten.diagnosis.versions import BASELINE, Maker, Version, batch_of, of_artifact, single_threaded
+from hasten.diagnosis.widths import fast_width, staircase
+from hasten.errors import HastenError, Unsupported
+from hasten.measure.arrays import ArrayWriter
+from hasten.measure.latency import Latency, compare
+from hasten.measure.worker import Worker
+from hasten.recipe import make_target, name_of
+
+if TYPE_CHECKING:
+    from hasten.task import Task
+
+_PROFILE_SECONDS = 2.0
+_TURNS = 9
+
+
+def doctor(
+    subject: "Task | Artifact | str | os.PathLike[str]",
+    *,
+    fresh: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Diagnosis:
+    """Diagnose a task's model, or an artifact, on this machine at batch 1.
+
+    Args:
+        subject: A task; or an artifact, or its folder.
+        fresh: Measure the machine's ceilings again even if they are known.
+        say: Receives what is being done.
+
+    Raises:
+        InvalidInput: The task breaks a rule, or the folder is no artifact.
+        Unsupported: The artifact's target has no profiler to read.
+    """
+    say("measuring this machine")
+    limits = ceilings(fresh)
+    with tempfile.TemporaryDirectory(prefix="hasten-doctor-") as scratch:
+        if isinstance(subject, (str, os.PathLike)):
+            subject = Artifact(Path(subject))
+        if isinstance(subject, Artifact):
+            patient = _open_artifact(subject, Path(scratch), say)
+        else:
+            patient = _open_task(subject, Path(scratch), say)
+        return _examine(patient, limits, Path(scratch), say)
+
+
+def _open_task(task: "Task", scratch: Path, say: Callable[[str], None]) -> Patient:
+    from hasten.graph.capture import capture, has_dynamic_batch
+
+    say("capturing the model")
+    graph = capture(task.model, task.example)
+    inputs = batch_of(task.example, not has_dynamic_batch(graph))
+    one = replace(task, calibration=[task.example])
+    maker = Maker(graph, one, scratch)
+    say("compiling")
+    versions = maker.as_it_is()
+    say("compiling dry runs in int8")
+    versions += maker.quantized()
+    return Patient(task.name, versions, inputs, maker)
+
+
+def _open_artifact(artifact: Artifact, scratch: Path, say: Callable[[str], None]) -> Patient:
+    from hasten.artifact import verify
+
+    verify(artifact.path)
+    manifest = artifact.manifest
+    target = make_target(manifest["target"]["name"], manifest["target"]["options"])
+    if not has_profiler(target):
+        raise Unsupported(
+            f"The artifact must run in a runtime whose nodes can be timed, but {name_of(target)} tells nothing of "
+            "them. Run the doctor on the task instead: `hasten doctor TASK`."
+        )
+    if name_of(target) == BASELINE:
+        return _open_task(_as_task(artifact), scratch, say)
+    paths = [artifact.path / f"check_input_{index}.npy" for index in range(len(manifest["inputs"]))]
+    fixed = manifest["inputs"][0]["shape"][0]
+    inputs = [np.ascontiguousarray(np.load(path, allow_pickle=False)[: fixed or 1]) for path in paths]
+    say("converting to other runtimes")
+    recipe = (artifact.path / "recipe.yaml").read_text()
+    precision = getattr(target, "precision", "fp32")
+    if "quantize" in recipe and _holds_integers(artifact.path, name_of(target), inputs):
+        precision = "int8"
+    return Patient(artifact.path.name, of_artifact(target, artifact.path, precision, scratch), inputs, None)
+
+
+def _as_task(artifact: Artifact) -> "Task":
+    """An eager artifact is a captured graph, so that everything can be tried on it that can be on a model."""
+    import torch
+
+    from hasten.task import Task
+
+    count = len(artifact.manifest["inputs"])
+    example = tuple(torch.from_numpy(np.load(artifact.path / f"check_input_{i}.npy")) for i in range(count))
+    graph = torch.export.load(artifact.path / "model.pt2").module(check_guards=False)
+    return Task(graph, example, holdout=[(example, None)], name=artifact.path.name)
+
+
+def _holds_integers(folder: Path, target: str, inputs: list[np.ndarray]) -> bool:
+    found = _work(folder, target, inputs)
+    return found is not None and "QuantizeLinear" in found.kinds.values()
+
+
+def _work(folder: Path, target: str, inputs: list[np.ndarray]) -> work.Work | None:
+    """What the compiled files have to do, if they can be read; `target` "eager" has none of its own."""
+    if (folder / "model.onnx").is_file():
+        return work.read_work(folder / "model.onnx", inputs)
+    if (folder / "model.xml").is_file():
+        return work_openvino.read_work(folder / "model.xml", inputs)
+    del target
+    return None
+
+
+def _examine(patient: Patient, limits: Ceilings, scratch: Path, say: Callable[[str], None]) -> Diagnosis:
+    good = [version for version in patient.versions if not version.failure]
+    say("timing the programs in turns")
+    latencies = _time(good, patient.inputs, scratch / "timing")
+    quickest = _quickest(good, latencies)
+    more = _more(patient, quickest, good, say)
+    if more:
+        again = _time([good[0], quickest, *more], patient.inputs, scratch / "timing_more")
+        latencies |= {version.name: again[version.name] for version in more if version.name in again}
+    say("profiling layer by layer")
+    reference = _reference(good, patient.inputs)
+    measured = [
+        m for version in [*good, *(v for v in more if v.kind != "threads")]
+        if version.name in latencies and (m := _profile(version, latencies[version.name], patient, reference))
+    ]  # fmt: skip
+    if not measured:
+        raise Unsupported("No program of this model could be profiled; its failures: " + "; ".join(_failures(patient)))
+    all_weights = reference.weights
+    seen = [
+        (row.layers, row.precision, row.time_us, m.version.name)
+        for m in measured
+        for row in m.rows
+    ]  # fmt: skip
+    probed = limits
+    limits, beaten = raised(limits, seen, all_weights)
+    say("timing slow layers at neighbouring widths")
+    widths = _widths(measured, limits, all_weights)
+    one_thread = next((v for v in more if v.kind == "threads"), None)
+    oversubscribed = one_thread is not None and one_thread.name in latencies and (
+        latencies[one_thread.name].ratio > 1.03 * latencies[quickest.name].ratio
+    )  # fmt: skip
+    diagnosis = Diagnosis(
+        subject=patient.name,
+        inputs=[list(x.shape) for x in patient.inputs],
+        limits=limits,
+        probed=probed,
+        beaten=beaten,
+        layers=reference.layers,
+        all_weights=all_weights,
+        measured=measured,
+        latencies=latencies,
+        versions=[*patient.versions, *more],
+        ceilings_us={p: ceiling_us(reference.layers, p, limits, all_weights) for p in limits.peaks},
+        fast_widths=widths,
+        oversubscribed=oversubscribed,
+    )
+    return replace(diagnosis, advice=advise(diagnosis))
+
+
+def _quickest(versions: Sequence[Version], latencies: Mapping[str, Latency]) -> Version:
+    return max((v for v in versions if v.name in latencies), key=lambda v: latencies[v.name].ratio)
+
+
+def _more(patient: Patient, quickest: Version, good: list[Version], say: Callable[[str], None]) -> list[Version]:
+    """Versions that depend on which one is the quickest: with one thread, and pruned."""
+    del good
+    more = [single_threaded(quickest)]
+    if patient.maker is not None:
+        say("compiling a dry run at half width")
+        more.append(patient.maker.pruned(quickest))
+    return [version for version in more if not version.failure]
+
+
+def _failures(patient: Patient) -> list[str]:
+    return [f"{version.name}: {version.failure}" for version in patient.versions if version.failure]
+
+
+def _time(versions: Sequence[Version], inputs: list[np.ndarray], scratch: Path) -> dict[str, Latency]:
+    """Latency of every version that loads, in turns, with the ratio to the first."""
+    import contextlib
+
+    scratch.mkdir()
+    files = [ArrayWriter(scratch / f"input_{i}.bin", x).close() for i, x in enumerate(inputs)]
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for version in versions:
+            with contextlib.suppress(HastenError):
+                worker = Worker(version.target, version.folder, scratch / "log.txt")
+                workers[version.name] = stack.enter_context(worker)
+        return compare(workers, next(iter(workers)), files, batch=len(inputs[0]), turns=_TURNS)
+
+
+def _reference(versions: Sequence[Version], inputs: list[np.ndarray]) -> work.Work:
+    """The layers of the model as its float file, or the artifact, has them."""
+    for version in versions:
+        found = _work(version.folder, name_of(version.target), inputs)
+        if found is not None:
+            return found
+    raise Unsupported("The layers can be read from an ONNX or OpenVINO file, but no such version could be compiled.")
+
+
+def _profile(version: Version, latency: Latency, patient: Patient, reference: work.Work) -> Measured | None:
+    try:
+        found = profile(version.target, version.folder, patient.inputs, _PROFILE_SECONDS)
+    except HastenError:
+        return None
+    own = _work(version.folder, name_of(version.target), patient.inputs) or reference
+    return Measured(version, latency, found, tuple(rows_of(found, own, reference.layers)))
+
+
+def _widths(measured: list[Measured], limits: Ceilings, all_weights: int) -> dict[str, dict[str, int]]:
+    """By version name and layer label the neighbouring width that is faster, for the quickest version of full width."""
+    whole = [m for m in measured if m.version.kind != "prune" and name_of(m.version.target) != "eager"]
+    if not whole:
+        return {}
+    best = min(whole, key=lambda m: m.latency.median_ms)
+    precision = best.version.precision
+    lost = [
+        (row.time_us - floor_of(row.layers[0], row.precision, limits, all_weights).us, row.layers[0])
+        for row in best.rows
+        if len(row.layers) == 1
+    ]
+    slowest = [layer for _, layer in sorted(lost, key=lambda pair: -pair[0])]
+    steps = staircase(slowest, name_of(best.version.target), precision)
+    found = {}
+    for layer in slowest:
+        if layer.label in steps and layer.probe:
+            other = fast_width(layer.probe.width, steps[layer.label])
+            if other is not None:
+                found[layer.label] = other
+    return {best.version.name: found}

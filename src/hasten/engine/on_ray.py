@@ -1,0 +1,105 @@
+"""A batch job on Ray Data: an actor pool over many machines, the unit of work is a shard.
+
+A shard's part appears in the output folder complete or not at all, under a name that its number decides. So when a
+node dies and Ray runs its shards again elsewhere, every row is still there exactly once.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hasten.engine.batch import BatchReport, Job, ShardRunner
+from hasten.errors import InvalidInput
+
+_IN_FLIGHT = 2
+
+
+def run_batch_on_ray(
+    artifact: Path,
+    source: Path,
+    output: Path,
+    *,
+    address: str = "auto",
+    actors: int = 0,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    **options: Any,
+) -> BatchReport:
+    """Run a batch job on a Ray cluster; see `hasten.engine.batch.run_batch`.
+
+    Args:
+        artifact, source, output: Paths that every node sees under the same name, as on a shared file system.
+        address: Of the cluster; "auto": the one this machine belongs to; "local": one is started and ended here. A
+            cluster that this process is connected to already is used as it is.
+        actors: Workers, one core and one replica each; 0: one per core of the cluster.
+        progress: Told the rows done and all rows (None: not known).
+        options: Of the job: `shard_rows`, `column`, `size`, `mean`, `std`, `crop`, `decoder`, `parquet`.
+
+    Raises:
+        InvalidInput: Ray is not installed, or the input or an option breaks a rule.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise InvalidInput("Running on Ray needs: pip install 'hasten[ray]'") from None
+    if actors < 0:
+        raise InvalidInput(f"`actors` must be at least 0 (0: one per core), but got {actors}.")
+    job = Job(artifact.resolve(), source.resolve(), output.resolve(), decode_threads=1, **options)
+    todo = job.begin()
+    shards = job.shards()
+    sizes = [shards[index].rows for index in todo]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    start, rows = time.perf_counter(), 0
+    owned = not ray.is_initialized()
+    if owned:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
+    try:
+        for count in _stream(ray, job, todo, actors):
+            rows += count
+            progress(rows, total)
+        workers = actors or int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        if owned:
+            ray.shutdown()
+    use = {f"{workers} Ray actors": 1.0}
+    return BatchReport(rows, len(todo), len(shards) - len(todo), time.perf_counter() - start, use, next(iter(use)))
+
+
+def _stream(ray: Any, job: Job, todo: list[int], actors: int) -> Any:
+    """Rows of every part, as it appears."""
+    if not todo:
+        return
+    size = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    size = min(size, len(todo))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A node's death is not the job's: its shards run again.
+    context.max_errored_blocks = 0
+    numbers = ray.data.from_items([{"shard": index} for index in todo], override_num_blocks=len(todo))
+    answered = numbers.map_batches(
+        RayWorker,
+        fn_constructor_args=(dataclasses.asdict(job),),
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    for row in answered.iter_rows():
+        yield int(row["rows"])
+
+
+class RayWorker:
+    """An actor of the pool: one engine of one replica, for as long as the pool lives."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._runner = ShardRunner(Job(**job), replicas=1, threads=1, profile_s=0.2)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Write the parts of the shards in `batch["shard"]`; returns their numbers and rows."""
+        done = list(self._runner.run([int(index) for index in batch["shard"]]))
+        return {"shard": np.array([index for index, _ in done]), "rows": np.array([count for _, count in done])}

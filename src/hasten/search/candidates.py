@@ -1,0 +1,215 @@
+"""Architectures to train: cut and shortened networks, timed untrained on the runtimes that won so far."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.fx import GraphModule
+
+from hasten.graph.blocks import find_blocks, find_layers
+from hasten.pruning.sensitivity import Curves
+from hasten.recipe import Recipe, Target, Technique, describe, make_technique, name_of, options_of
+from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
+from hasten.search.damage import damage_curves, on_few
+from hasten.search.graphs import Steps, key_of
+from hasten.search.session import Session
+from hasten.search.stages import Shares, find_stages, stage_curves, steps_of
+from hasten.search.trial import Trial, fits
+from hasten.training import mean_score
+
+# Timing cut networks may take this share of a deadline, and where there is none this many measurements.
+_SHARE, _MOST_PROBES = 0.2, 20
+FEWEST_PROBES = 3
+_STAGES = 6
+_DEPTHS = (0.75, 0.5)
+_FEWEST_BLOCKS = 4
+_NEAR = 1.25
+_DAMAGE_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How candidates end: what quantizes them (nothing, for a float program), and the target."""
+
+    steps: Steps
+    target: Target
+
+    def rough(self) -> Steps:
+        """Steps that give a program of the same speed sooner, with weights that need not be good."""
+        return self._with_plain(bias_correction=False, samples=16).steps
+
+    def quick(self) -> "Finish":
+        """The same with weights rounded to the nearest, which tells as well who recovers better."""
+        return self._with_plain()
+
+    def _with_plain(self, **options: Any) -> "Finish":
+        return replace(self, steps=tuple(plain_quantize(step, **options) for step in self.steps))
+
+    def recipe(self, steps: Steps) -> Recipe:
+        """The recipe of a candidate that is cut and trained by `steps`."""
+        return Recipe((*steps, *self.steps), self.target)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that is cut but not trained.
+
+    Attributes:
+        name: For the log.
+        steps: What cuts it.
+        merit: Measured: times better than the original in the objective, with the finish it was measured with.
+        damage: Predicted squared distance of its answers from the original's, in units of their spread.
+        finish: What it was measured with.
+    """
+
+    name: str
+    steps: Steps
+    merit: float
+    damage: float
+    finish: Finish
+
+
+def plain_quantize(step: Technique, **options: Any) -> Technique:
+    """`quantize` to the nearest integers in place of a step that quantizes with more effort; others as they are."""
+    if name_of(step) not in ("quantize", "train_quantized"):
+        return step
+    kept = {k: v for k, v in options_of(step).items() if k in ("placement", "observer", "samples", "keep_float")}
+    return make_technique("quantize", kept | {"rounding": "nearest"} | options)
+
+
+def finishes(session: Session) -> list[Finish]:
+    """The best way to end so far, and with it the best on another target if it is near."""
+    measured = [t for t in session.trials[1:] if t.latency and not _cuts(t)]
+    within = [t for t in measured if fits(t, session.budget)] or measured
+    ranked = sorted(within, key=lambda t: -t.merit)
+    found: list[Trial] = ranked[:1]
+    others = [t for t in ranked if name_of(t.recipe.target) != name_of(ranked[0].recipe.target)]
+    found += [t for t in others[:1] if t.merit * _NEAR >= ranked[0].merit]
+    return [Finish(t.recipe.steps, t.recipe.target) for t in found]
+
+
+class Candidates:
+    """Proposes architectures for one finish; everything it measures is on record."""
+
+    def __init__(self, session: Session, finish: Finish, probes: int) -> None:
+        self.session, self.finish = session, finish
+        self.graph, _ = session.bench.graphs.after((), {})
+        self.stages = find_stages(self.graph, max(1, min(_STAGES, probes - 5)))
+        self.curves: Curves = {}
+        self.model: CostModel | None = None
+        self.probes = probes
+        self._modelled: dict[float, float] = {}
+
+    def first(self, base: float) -> list[Architecture]:
+        """Architectures on the front of measured cost and predicted damage; none where cutting does not pay.
+
+        Args:
+            base: Merit of the network that is not cut.
+        """
+        found = self._shortened()
+        if not self.stages:
+            self.session.decide("pruning", False, "nothing can be cut exactly")
+            return found
+        single = self.probes >= FEWEST_PROBES + len(self.stages)
+        self.model = fit(self.stages, 1 / base, self._cost, single)
+        if self.model is None:
+            self.session.decide("pruning", False, "half of all units less is not faster on this runtime")
+            return found
+        groups = damage_curves(self.session, self.graph, self.stages)
+        self.curves = groups
+        by_stage = stage_curves(self.stages, groups, list(GRID))
+        left = max(len(GRID) // 2, self.probes - FEWEST_PROBES - single * len(self.stages))
+        points = explore(self.model, by_stage, self._cost, left, self.session.seed)
+        return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
+
+    def at(self, merit: float) -> Architecture | None:
+        """A new architecture of about this merit, from the model as corrected by what was measured."""
+        if self.model is None:
+            return None
+        by_stage = stage_curves(self.stages, self.curves, list(GRID))
+        shares = nearer(self.model, by_stage, self._modelled, 1 / merit)
+        cost = self._cost(shares) if shares else None
+        if cost is None:
+            return None
+        return self._architecture(shares, 1 / cost, sum(by_stage[name][share] for name, share in shares.items()))
+
+    def _architecture(self, shares: Shares, merit: float, damage: float) -> Architecture:
+        steps = steps_of(self.stages, shares, self.curves, "activation_l2")
+        name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
+        return Architecture(name, steps, merit, damage, self.finish)
+
+    def _shortened(self) -> list[Architecture]:
+        """Without some of the residual blocks."""
+        layers, blocks = find_layers(self.graph), find_blocks(self.graph)
+        unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
+        if count < _FEWEST_BLOCKS:
+            return []
+        found = []
+        for depth in _DEPTHS:
+            steps: Steps = (make_technique("shrink", {"depth": depth, "unit": unit}),)
+            result = probe(self.session, steps, self.finish, damage=True)
+            if "failure" not in result:
+                name = describe(steps[0])
+                found.append(Architecture(name, steps, result["merit"], result["damage"], self.finish))
+        return found
+
+    def _cost(self, shares: Shares) -> float | None:
+        # Which units go does not matter to the time, so the quickest score will do.
+        result = probe(self.session, steps_of(self.stages, shares, self.curves, "weight_l2"), self.finish)
+        if "failure" in result:
+            return None
+        if self.model is not None:
+            self._modelled[self.model(shares)] = 1 / result["merit"]
+        return 1 / float(result["merit"])
+
+
+def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) -> dict[str, Any]:
+    """Merit of an untrained network, rounded and compiled as its finish says; with `damage`, that of its answers."""
+
+    def measure() -> dict[str, Any]:
+        started, seconds = time.perf_counter(), dict[str, float]()
+        session.listener.trying(f"timing untrained: {', '.join(map(describe, steps))}")
+        graph, _ = session.bench.graphs.after((*steps, *finish.rough()), seconds)
+        merit, measured = session.bench.probe(graph, finish.recipe(steps))
+        found: dict[str, Any] = {"steps": [describe(step) for step in steps], "merit": merit}
+        if damage:
+            found["damage"] = _damage(session, session.bench.graphs.after(steps, seconds)[0])
+        return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
+
+    return session.once("probe", f"{key_of(steps)} {key_of(finish.rough())} {describe(finish.target)}", measure)
+
+
+def probe_budget(session: Session, finishes: Sequence[Finish]) -> int:
+    """How many untrained networks may be timed: by what the first, a uniform half on every finish, has taken."""
+    graph, _ = session.bench.graphs.after((), {})
+    stages = find_stages(graph, 1)
+    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
+    taken = [probe(session, steps, finish) for finish in finishes] if steps else []
+    each_s = max((x["wall_s"] for x in taken if "wall_s" in x), default=5.0)
+    count = min(_MOST_PROBES, int(_SHARE * min(session.left_s(), 1e6) / each_s))
+    return int(session.once("plan", "probes", lambda: {"count": count, "each_s": each_s})["count"])
+
+
+def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
+    """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost."""
+    graph, _ = session.bench.graphs.after((), {})
+    stages = find_stages(graph, 1)
+    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
+    if not steps or len(finishes) < 2:
+        return finishes[0]
+    merits = [probe(session, steps, finish).get("merit", 0.0) for finish in finishes]
+    best = max(range(len(finishes)), key=lambda i: merits[i])
+    for index, finish in enumerate(finishes):
+        why = f"{merits[index]:.2f} times better than the original when cut by half"
+        session.decide(f"finish {describe(finish.target)}", index == best, why)
+    return finishes[best]
+
+
+def _damage(session: Session, graph: GraphModule) -> float:
+    original, _ = session.bench.graphs.after((), {})
+    return -mean_score(on_few(session, _DAMAGE_ROWS), original)(graph)
+
+
+def _cuts(trial: Trial) -> bool:
+    return any(step.stage.name != "QUANTIZE" for step in trial.recipe.steps)

@@ -1,0 +1,80 @@
+"""What cutting does to the answers before any training: the sensitivity of every group on a few samples."""
+
+import time
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from hasten.graph.capture import as_tuple
+from hasten.pruning.sensitivity import Curves, sensitivity
+from hasten.pruning.structured import Cutting
+from hasten.search.session import Session
+from hasten.search.stages import KINDS, Stage
+from hasten.task import Task, labelled
+
+# A share of a deadline, or seconds where there is none.
+_SHARE, _SECONDS = 0.12, 120.0
+_LADDER: tuple[tuple[int, tuple[float, ...]], ...] = (
+    (64, (0.25, 0.5, 0.75)),
+    (32, (0.25, 0.5, 0.75)),
+    (32, (0.5,)),
+    (16, (0.5,)),
+)
+_OVERHEAD_S = 0.3
+_WORST = 2.0
+
+
+def fidelity(output: Any, target: Any) -> Tensor:
+    """Minus the squared distance to the original's first output in units of its spread, at worst -2, [N].
+
+    Accuracy on a few dozen samples says nothing; the distance of the answers does, and needs no labels.
+    """
+    own, reference = (as_tuple(x)[0].flatten(1).double() for x in (output, target))
+    spread = (reference - reference.mean(0)).square().sum(1).mean().clamp(min=1e-12)
+    distance: Tensor = (own - reference).square().sum(1) / spread
+    return -distance.clamp(max=_WORST)
+
+
+def on_few(session: Session, rows: int) -> Task:
+    """The task with `rows` samples of the search part as holdout, judged by `fidelity`."""
+    bench = session.bench
+    few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
+    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity)
+
+
+def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:
+    """The damage of cutting every group alone, measured as far as time allows; else an assumption, on record as one."""
+    groups = sum(len(stage.weights) for stage in stages)
+    plan = session.once("plan", "sensitivity", lambda: _plan(session, graph, groups))
+    session.decide("sensitivity of every group", plan["rows"] > 0, plan["why"], cost_s=plan["cost_s"])
+    if not plan["rows"]:
+        return {name: {r: r * r for r in (0.25, 0.5, 0.75)} for stage in stages for name in stage.weights}
+    curves: Curves = {}
+    for technique in sorted({stage.technique for stage in stages}):
+        cutting = Cutting(KINDS[technique], "activation_l2", samples=plan["rows"])
+        cache = session.folder / f"sensitivity-{technique}.json"
+        started = time.perf_counter()
+        curves |= sensitivity(graph, on_few(session, plan["rows"]), cutting, tuple(plan["ratios"]), cache)
+        took = {"wall_s": time.perf_counter() - started}
+        session.journal.once("sensitivity", technique, took.copy)
+    return curves
+
+
+def _plan(session: Session, graph: GraphModule, groups: int) -> dict[str, Any]:
+    few = on_few(session, 16)
+    started = time.perf_counter()
+    with torch.no_grad():
+        count = sum(len(as_tuple(graph(*inputs))[0]) for inputs, _ in few.holdout)
+    sample_s = (time.perf_counter() - started) / count
+    may_s = min(_SHARE * session.left_s(), _SECONDS)
+    for rows, ratios in _LADDER:
+        cost_s = groups * len(ratios) * (rows * sample_s + _OVERHEAD_S)
+        if cost_s <= may_s:
+            why = f"{groups} groups at {len(ratios)} shares on {rows} samples"
+            return {"rows": rows, "ratios": ratios, "cost_s": cost_s, "why": why}
+    why = f"{groups} groups would take more than {may_s:.0f} s; damage is taken to grow with the square of the share"
+    return {"rows": 0, "ratios": (), "cost_s": 0.0, "why": why}

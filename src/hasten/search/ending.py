@@ -1,0 +1,85 @@
+"""How a run ended, in words, and where its time went."""
+
+from collections.abc import Sequence
+
+from hasten.search.finals import Final
+from hasten.search.journal import Journal
+from hasten.search.trial import Trial
+from hasten.task import Budget
+
+_BETTER = {
+    "latency": "faster than the original",
+    "throughput": "the original's throughput",
+    "size": "smaller than the original",
+    "energy": "less energy per call than the original",
+}
+_STAGES = {
+    "training": ("distill", "train_quantized"),
+    "calibrating": ("quantize", "smooth_quant", "equalize_layers", "prune_filters", "prune_neurons", "shrink"),
+    "compiling": ("compile",),
+    "measuring": ("original", "load", "latency", "accuracy"),
+}
+
+
+def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[Trial], budget: Budget) -> str:
+    """One sentence: what passed, else what came nearest and why not.
+
+    Args:
+        passing: Finalists within the budget, best first.
+        finals: All finalists.
+        trials: All trials, the original first.
+        budget: What was asked for.
+    """
+    if passing:
+        best = passing[0]
+        how = f"{best.merit(budget.objective):.2f}x {_BETTER[budget.objective]}"
+        return (
+            f"{best.trial.name} is {how} and passed: the drop is at most {best.certificate.upper_bound:.4f} "
+            f"with {best.certificate.family_confidence:.0%} confidence."
+        )
+    if finals:
+        nearest = min(finals, key=lambda f: f.certificate.upper_bound)
+        if nearest.certificate.passed:
+            return (
+                f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
+                f"{nearest.latency.median_ms:.2f} ms in the final timing, above {budget.max_latency_ms:g}."
+            )
+        return (
+            f"Nothing passed. Nearest: {nearest.trial.name}, whose drop of {nearest.certificate.drop:.4f} can only be "
+            f"bounded by {nearest.certificate.upper_bound:.4f}, above the budget of {nearest.certificate.max_drop:g}. "
+            "More holdout samples or a larger budget would help."
+        )
+    measured = [t for t in trials[1:] if t.latency]
+    if not measured:
+        return "No candidate could be measured; the trials say why."
+    kept = [t for t in measured if t.drop <= budget.max_drop]
+    if not kept:
+        nearest_trial = min(measured, key=lambda t: t.drop)
+        return (
+            f"Nothing kept the budget on the search part. Nearest: {nearest_trial.name}, drop {nearest_trial.drop:.4f}."
+        )
+    best_trial = max(kept, key=lambda t: t.merit)
+    assert best_trial.latency is not None
+    return (
+        f"Nothing that kept the accuracy was within the limits. Nearest: {best_trial.name}, "
+        f"{best_trial.latency.median_ms:.2f} ms, {best_trial.size_bytes} bytes."
+    )
+
+
+def seconds_by_stage(journal: Journal) -> dict[str, float]:
+    """Where the wall time of a run went: training, calibrating, compiling, measuring, finals; the rest is `other`.
+
+    Seconds of untrained networks that were timed count where they were spent.
+    """
+    spent = dict.fromkeys([*_STAGES, "finals"], 0.0)
+    for event in [*journal.read("trial"), *journal.read("probe")]:
+        for stage, names in _STAGES.items():
+            spent[stage] += sum(event.get("seconds", {}).get(name, 0.0) for name in names)
+    step = next((e for e in journal.read("plan") if e["key"] == "training step"), None)
+    spent["training"] += step.get("wall_s", 0.0) if step else 0.0
+    spent["measuring"] += sum(e.get("wall_s", 0.0) for e in journal.read("sensitivity"))
+    chosen, finals = journal.find("finalists"), journal.find("finals")
+    if chosen and finals:
+        spent["finals"] = finals["elapsed_s"] - chosen["elapsed_s"]
+    spent["other"] = max(journal.elapsed_s - sum(spent.values()), 0.0)
+    return {stage: round(seconds, 3) for stage, seconds in spent.items()}

@@ -1,0 +1,105 @@
+"""The run folder: one search at a time in it, new or resumed, and only ever for the same task, budget and seed."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch.fx import GraphModule
+
+from hasten.distillation.teacher import teacher_key
+from hasten.errors import InvalidInput
+from hasten.measure.holdout import Holdout
+
+_LOCK = ".lock"
+JOURNAL = "journal.jsonl"
+
+
+@contextmanager
+def opened(out: Path, resume: bool) -> Iterator[Path]:
+    """Make or take up a run folder and hold it until the block ends.
+
+    Raises:
+        InvalidInput: Not writable; has files of something else; is a run and `resume` is off; another process holds it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = {path.name for path in out.iterdir()} - {_LOCK}
+        if files and not (resume and JOURNAL in files):
+            hint = "Pass `resume` (--resume) to go on with the run in it, or n" if JOURNAL in files else "N"
+            raise InvalidInput(f"`out` must be a new or empty folder, but {out} has files. {hint}ame another folder.")
+        lock = (out / _LOCK).open("a+")
+    except OSError as error:
+        raise InvalidInput(f"`out` must be a writable folder, but {out} is not: {error.strerror}.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise InvalidInput(
+                f"`out` must be a folder that no other search is using, but process {lock.read().strip() or '?'} is "
+                f"searching in {out}. Wait for it, or name another folder."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield out.resolve()
+
+
+def identity(graph: GraphModule, holdout: Holdout, batches: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a task from another: hashes of the model, of the holdout, and of the first batch of other data."""
+    digest = hashlib.sha256()
+    for file in holdout.inputs:
+        with file.path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    _add(digest, holdout.targets)
+    found = {"model": teacher_key(graph), "holdout": digest.hexdigest()[:16]}
+    for name, source in batches.items():
+        first = hashlib.sha256()
+        _add(first, None if source is None else next(iter(source), None))
+        found[name] = first.hexdigest()[:16]
+    return found
+
+
+def check_same(begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with something else than it began with.
+
+    Args:
+        begun: The journal's first event.
+        now: The same entries as they are now.
+
+    Raises:
+        InvalidInput: Names what differs.
+    """
+    now = json.loads(json.dumps(now))
+    for part in ("task", "device", "budget", "seed", "targets"):
+        for name, value in _entries(part, now[part]):
+            before = dict(_entries(part, begun[part])).get(name)
+            if before != value:
+                raise InvalidInput(
+                    f"`{name}` must be what the run to resume began with, {before!r}, but is {value!r}. "
+                    "Pass the same, or start a new run in another folder."
+                )
+
+
+def _entries(part: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(part, value)]
+    if part == "device":
+        return [("device", (value["cpu"], value["cores"]))]
+    return [(name if part == "budget" else f"{part}.{name}", x) for name, x in value.items()]
+
+
+def _add(digest: Any, values: Any) -> None:
+    for leaf in pytree.tree_leaves(values):
+        if isinstance(leaf, Tensor):
+            digest.update(repr((tuple(leaf.shape), leaf.dtype)).encode())
+            digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(leaf).encode())

@@ -1,0 +1,43 @@
+"""The phases that train nothing: runtimes and precisions of the original, then the original quantized for each."""
+
+from collections.abc import Mapping
+
+from hasten.recipe import Target
+from hasten.search.session import Session
+from hasten.search.space import free, quantized, with_more_effort
+from hasten.search.trial import Trial
+
+# A runtime that is this much slower than the best at the same thing does not win by better rounding.
+_NEAR = 1.3
+# Rounding has lost something that counts when it took this share of the accepted drop.
+_COUNTS = 0.5
+
+
+def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
+    """Try every target at every precision, quantize at every placement, and round with more effort where that counts.
+
+    Rounding to the nearest comes first: it takes a fraction of the time, and shows which runtimes are worth the rest.
+
+    Raises:
+        OutOfTime: The deadline is near.
+    """
+    recipes = free(usable), quantized(usable)
+    session.listener.begin(sum(map(len, recipes)))
+    session.attempt_all(recipes[0])
+    plain = [trial for trial in session.attempt_all(recipes[1]) if trial.latency]
+    if not plain:
+        return
+    graph, _ = session.bench.graphs.after((), {})
+    fastest = max(trial.merit for trial in plain)
+    for trial in sorted(plain, key=lambda t: -t.merit):
+        lost = trial.drop > _COUNTS * session.budget.max_drop
+        for recipe in with_more_effort(trial.recipe, graph, lost):
+            name = Trial(0, recipe).name
+            if trial.merit * _NEAR < fastest:
+                why = f"this runtime is {fastest / trial.merit:.2f} times slower than the best at plain rounding"
+                session.decide(name, False, why)
+                continue
+            gain = trial.merit / max(session.best.merit if session.best else 1.0, 1e-9)
+            why = f"plain rounding drops {trial.drop:+.4f}; it may drop less this way"
+            session.decide(name, True, why, gain, session.trial_s(recipe))
+            session.attempt(recipe)

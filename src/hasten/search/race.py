@@ -1,0 +1,273 @@
+"""The phase that trains: architectures that would win are cut, recovered, rounded; the better half goes on."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from hasten.distillation.teacher import Pairs
+from hasten.recipe import Recipe, Technique, make_technique, name_of, options_of
+from hasten.search.candidates import (
+    FEWEST_PROBES,
+    Architecture,
+    Candidates,
+    Finish,
+    better_finish,
+    finishes,
+    probe_budget,
+)
+from hasten.search.graphs import Steps, key_of
+from hasten.search.heat import Heat, plan_heat, promise, spread
+from hasten.search.session import OutOfTime, Session
+from hasten.search.space import rounded_against_data
+from hasten.search.trial import Trial, fits
+from hasten.training import mean_score, quiet, watched
+
+# Only what is this much better than the best so far is worth training.
+_MARGIN = 1.07
+# Without a deadline.
+_BOUND_S, _MOST_RACES = 600.0, 2
+# The first race leaves time for a second one, which knows what recovers.
+_FIRST_SHARE = 0.6
+# A drop of this many times the budget, after all its training, tells that even more is out of reach.
+_FAR = 2.0
+_FEWEST_STEPS = 10
+_QAT_STEP = 2.0
+"""A training step with rounding, in steps without, until one was timed."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds per training step and before the first, timed on a few steps; steps per epoch."""
+
+    step_s: float
+    setup_s: float
+    per_epoch: int
+
+
+def train_and_race(session: Session) -> None:
+    """Find architectures that would win, and race their recoveries until time or candidates are used up.
+
+    Raises:
+        OutOfTime: The deadline is near.
+    """
+    started_s = session.once("plan", "training", lambda: {"started_s": session.journal.elapsed_s})["started_s"]
+    ends = finishes(session)
+    if not ends:
+        session.decide("training", False, "nothing ran that a trained candidate could end as")
+        return
+    rescue_rounding(session)
+    probes = probe_budget(session, ends)
+    if probes < FEWEST_PROBES:
+        why = f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
+        session.decide("training", False, why)
+        return
+    finish = better_finish(session, ends)
+    base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
+    candidates = Candidates(session, finish, probes)
+    pool = candidates.first(base)
+    ceiling = float("inf")
+    tried: set[Steps] = set()
+    for number in range(_MOST_RACES if session.budget.minutes is None else 99):
+        best = session.best.merit if session.best else 1.0
+        field = _eligible(session, candidates, pool, tried, best, ceiling, first=number == 0)
+        if not field:
+            session.decide(f"race {number + 1}", False, f"no architecture is {_MARGIN} times better than {best:.2f}x")
+            return
+        cost = step_cost(session, field[0])
+        heat = _plan(session, finish, cost, len(field), number, started_s)
+        if heat.entrants == 0:
+            session.decide(
+                f"race {number + 1}", False, "the time left is too short for a recovery", field[0].merit / best
+            )
+            return
+        entrants = spread([(a.merit, a) for a in field], best, heat.entrants)
+        tried |= {a.steps for a in entrants}
+        _announce(session, field, entrants, best, heat)
+        session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
+        for trial in race(session, entrants, heat):
+            if trial.drop > _FAR * session.budget.max_drop:
+                ceiling = min(ceiling, trial.merit)
+
+
+def _eligible(
+    session: Session,
+    candidates: Candidates,
+    pool: list[Architecture],
+    tried: set[Steps],
+    best: float,
+    ceiling: float,
+    first: bool,
+) -> list[Architecture]:
+    """Architectures that would win and are not known to be out of reach; after the first race, a new one among them."""
+    if not first:
+        goal = math.sqrt(best * _MARGIN * ceiling) if ceiling < float("inf") else best * 1.3
+        if goal > best * _MARGIN and (new := candidates.at(goal)) is not None:
+            pool.append(new)
+    fits = [a for a in pool if best * _MARGIN <= a.merit < ceiling and a.steps not in tried]
+    return list({a.steps: a for a in fits}.values())
+
+
+def _announce(
+    session: Session, field: Sequence[Architecture], entrants: Sequence[Architecture], best: float, heat: Heat
+) -> None:
+    each_s = heat.cost_s / heat.entrants
+    for a in sorted(field, key=lambda a: -a.merit):
+        why = f"untrained it is {a.merit:.2f}x, the best so far {best:.2f}x; predicted damage {a.damage:.3g}"
+        session.decide(a.name, a in entrants, why, a.merit / best, each_s)
+
+
+def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[Trial]:
+    """Train all, keep the better half, train on; returns the trials that had all the training."""
+    standing = [(a, a.steps) for a in entrants]
+    last: dict[Steps, Trial] = {}
+    best = session.best.merit if session.best else 1.0
+    for rung in range(heat.rungs):
+        steps, final = heat.steps * 2**rung, rung == heat.rungs - 1
+        ranked = []
+        for a, done in standing:
+            trial = _recover(session, a, done, steps, rung, final)
+            last[a.steps] = trial
+            samples = len(session.bench.holdout.search)
+            worth = promise(trial, best, session.budget.max_drop, samples, heat.rungs - 1 - rung)
+            ranked.append((worth, a, trial))
+        ranked.sort(key=lambda entry: -entry[0])
+        kept = ranked[: max(1, len(ranked) // 2)]
+        for worth, a, trial in ranked if not final else []:
+            why = f"{trial.merit:.2f}x with a drop of {trial.drop:+.4f} after {steps} steps: promise {worth:.3f}"
+            session.decide(f"rung {rung + 2} of {a.name}", any(a is k[1] for k in kept), why, trial.merit / best)
+        standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
+    for a, _ in standing:
+        save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
+    return [last[a.steps] for a, _ in standing]
+
+
+def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Trial:
+    cost = step_cost(session, a)
+    # Rounding against the data takes long and says little about who recovers better.
+    ending = a.finish if final else a.finish.quick()
+    overhead_s = _overhead_s(session, ending.recipe(done), cost)
+
+    def what_fits() -> dict[str, int]:
+        left_s = min(session.left_s() - overhead_s, 2 * steps * cost.step_s)
+        return {"steps": min(steps, max(int(left_s / cost.step_s), 0))}
+
+    fitting = session.journal.once("plan", f"steps of rung {rung + 1} after {key_of(done)}", what_fits)["steps"]
+    if fitting < min(_FEWEST_STEPS, steps):
+        raise OutOfTime
+    options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
+    recipe = ending.recipe((*done, make_technique("distill", options)))
+    return session.attempt(recipe, 0.0, session.left_s() - overhead_s)
+
+
+def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -> None:
+    """Where rounding loses too much and the float network does not: round against the data, then train while rounding.
+
+    Args:
+        session: The search.
+        trial: Has a `quantize` step, or nothing is done.
+        steps: Of the training.
+        cost: Of a training step.
+    """
+    at = [i for i, step in enumerate(trial.recipe.steps) if name_of(step) == "quantize"]
+    if not at or trial.latency is None or trial.drop <= session.budget.max_drop:
+        return
+    before, plain = trial.recipe.steps[: at[0]], trial.recipe.steps[at[0]]
+    drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
+    best = session.best.merit if session.best else 1.0
+    trained = _rounding_trained(plain, steps, session.seed, cost)
+    for step, training_s in ((rounded_against_data(plain), 0.0), (trained, steps * cost.step_s * _QAT_STEP)):
+        recipe = Recipe((*before, step), trial.recipe.target)
+        overhead_s = _overhead_s(session, recipe, cost)
+        expected_s, left_s = training_s + overhead_s, session.left_s()
+        helps = drop <= session.budget.max_drop and expected_s <= left_s
+        why = f"rounding drops {trial.drop:+.4f}, the float network {drop:+.4f}"
+        why += f"; {left_s:.0f} s are left" if expected_s > left_s else ""
+        if step != plain:
+            what = f"{name_of(step)} in place of plain rounding in trial {trial.number}"
+            session.decide(what, helps, why, trial.merit / best, expected_s)
+        if step != plain and helps and fits(session.attempt(recipe, 0.0, left_s - overhead_s), session.budget):
+            return
+
+
+def rescue_rounding(session: Session) -> None:
+    """The same for the original: where rounding is the fastest but loses too much."""
+    best = session.best.merit if session.best else 1.0
+    rounded = [t for t in session.trials if t.latency and any(name_of(s) == "quantize" for s in t.recipe.steps)]
+    fastest = max(rounded, key=lambda t: t.merit, default=None)
+    if fastest is None or fastest.merit < best * _MARGIN or fastest.drop <= session.budget.max_drop:
+        return
+    cost = step_cost(session, None)
+    save_rounding(session, fastest, 2 * max(cost.per_epoch, 20), cost)
+
+
+def step_cost(session: Session, a: Architecture | None) -> StepCost:
+    """Timed on the first steps of a recovery, then learned from the last one."""
+
+    def measure() -> dict[str, float]:
+        session.listener.trying("timing training steps")
+        graph, _ = session.bench.graphs.after(a.steps if a else (), {})
+        started = time.perf_counter()
+        with quiet(), watched() as watch:
+            make_technique("distill", {"epochs": 1, "max_steps": 4}).apply(graph, session.bench.inner)
+        wall_s, step_s = time.perf_counter() - started, watch.typical_step_s
+        setup_s = max(wall_s - step_s * len(watch.step_s), 0.0)
+        return asdict(StepCost(step_s, setup_s, len(Pairs.of(session.bench.inner)))) | {"wall_s": wall_s}
+
+    found = session.journal.once("plan", "training step", measure)
+    learned = [x for x in map(partial(_learned_step_s, setup_s=found["setup_s"]), session.trials) if x]
+    return StepCost(learned[-1] if learned else found["step_s"], found["setup_s"], found["per_epoch"])
+
+
+def _learned_step_s(trial: Trial, setup_s: float) -> float:
+    """Seconds per step of a trial's recovery; 0 if it had none."""
+    steps = [options_of(step) for step in trial.recipe.steps if name_of(step) == "distill"]
+    count = (steps[-1]["stop_after"] or steps[-1]["max_steps"]) if steps else 0
+    return max(trial.seconds.get("distill", 0.0) - setup_s, 0.0) / count if count else 0.0
+
+
+def _plan(session: Session, finish: Finish, cost: StepCost, available: int, number: int, started_s: float) -> Heat:
+    def make() -> dict[str, float]:
+        left_s = session.left_s()
+        if left_s == float("inf"):
+            left_s = _BOUND_S - (session.journal.elapsed_s - started_s)
+        share = _FIRST_SHARE if number == 0 else 1.0
+        overhead_s = _overhead_s(session, finish.recipe(()), cost)
+        wide = plan_heat(share * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
+        # Too little for two races is best spent on one.
+        heat = (
+            wide if wide.entrants > 1 else plan_heat(0.9 * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
+        )
+        return asdict(heat) | {"left_s": left_s, "step_s": cost.step_s, "overhead_s": overhead_s}
+
+    found = session.journal.once("plan", f"race {number + 1}", make)
+    return Heat(found["entrants"], found["rungs"], found["steps"], found["cost_s"])
+
+
+def _overhead_s(session: Session, recipe: Recipe, cost: StepCost) -> float:
+    """What a trained trial takes beside its training steps."""
+    rounding = sum(session.step_s(step) for step in recipe.steps if step.stage.name == "QUANTIZE")
+    return session.trial_s(Recipe((), recipe.target)) + rounding + cost.setup_s
+
+
+def _float_drop(session: Session, steps: Steps) -> float:
+    graph, _ = session.bench.graphs.after(steps, {})
+    score = mean_score(session.bench.inner)
+    reference = session.bench.baseline_scores[session.bench.holdout.search].mean()
+    return float(reference) - score(graph)
+
+
+def _rounding_trained(step: Technique, steps: int, seed: int, cost: StepCost) -> Technique:
+    """`train_quantized` that rounds as a `quantize` does."""
+    same = {
+        k: v
+        for k, v in options_of(step).items()
+        if k in ("placement", "observer", "weight_bits", "samples", "keep_float")
+    }
+    epochs = -(-steps // cost.per_epoch)
+    return make_technique("train_quantized", same | {"epochs": epochs, "max_steps": steps, "seed": seed})
+
+
+def _trained_steps(trial: Trial) -> Steps:
+    return tuple(step for step in trial.recipe.steps if step.stage.name != "QUANTIZE")

@@ -1,0 +1,168 @@
+"""What a running search holds: the bench, the journal, the time left, and every trial so far."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
+from hasten.search.bench import Bench, reason
+from hasten.search.journal import Journal
+from hasten.search.progress import Listener
+from hasten.search.ship import keep_best_so_far
+from hasten.search.trial import Trial, best_fitting
+from hasten.task import Budget
+
+_FIRST_GUESS_S = 5.0
+# Starting runtimes, warming up, interleaved turns, packing: what the finals take beside inference.
+_FINALS_FIXED_S = 25.0
+_SAFETY = 1.15
+# What calibration takes, in inferences of the original per sample, until it is known.
+_PASSES_NEAREST, _PASSES = 5, 25
+
+
+class OutOfTime(Exception):
+    """What was asked for would not leave time for the finals."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One search in one folder. Whatever it does is on record in the journal, and is not done again by a resume.
+
+    Attributes:
+        bench: Measures.
+        budget: What may be lost, and by when.
+        journal: The record.
+        listener: Receives progress.
+        folder: The run folder.
+        seed: Everything random after the split of the holdout.
+        trials: Every trial, in order of its number.
+    """
+
+    bench: Bench
+    budget: Budget
+    journal: Journal
+    listener: Listener
+    folder: Path
+    seed: int
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best candidate within the budget on the search part so far."""
+        return best_fitting(self.trials, self.budget)
+
+    def left_s(self) -> float:
+        """Seconds until the finals must begin; infinite without a deadline."""
+        if self.budget.minutes is None:
+            return float("inf")
+        return self.budget.minutes * 60 - self.journal.elapsed_s - self._finals_s()
+
+    def attempt(self, recipe: Recipe, expected_s: float | None = None, limit_s: float | None = None) -> Trial:
+        """The trial of a recipe: from the record, or made now.
+
+        Args:
+            recipe: What to try.
+            expected_s: What it will take; default: learned from the trials so far.
+            limit_s: Longest time for its training.
+
+        Raises:
+            OutOfTime: It is expected to take longer than there is time left.
+        """
+        key = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:16]
+        found = self.journal.find("trial", key)
+        if found is not None:
+            trial = Trial.from_json(found)
+            if again := [t for t in self.trials if t.number == trial.number]:
+                return again[0]
+        else:
+            if (self.trial_s(recipe) if expected_s is None else expected_s) > self.left_s():
+                raise OutOfTime
+            self.listener.trying(Trial(0, recipe).name)
+            trial = self.bench.try_recipe(len(self.journal.read("trial")), recipe, limit_s)
+            self.journal.append("trial", trial.to_json(), key)
+        self.trials.append(trial)
+        self.listener.done(_line(trial, self.budget.objective), f"best {self.best.merit:.2f}x" if self.best else "")
+        if self.best is trial:
+            keep_best_so_far(self.bench, self.folder, trial)
+        return trial
+
+    def attempt_all(self, recipes: Iterable[Recipe]) -> list[Trial]:
+        """The trials of several recipes."""
+        return [self.attempt(recipe) for recipe in recipes]
+
+    def decide(self, what: str, chosen: bool, why: str, gain: float | None = None, cost_s: float | None = None) -> None:
+        """Put a decision on record.
+
+        Args:
+            what: The candidate or phase.
+            chosen: Whether it is gone on with.
+            why: In words, with the numbers.
+            gain: Predicted merit over that of the best so far.
+            cost_s: Predicted seconds.
+        """
+        about: dict[str, Any] = {"what": what, "chosen": chosen, "why": why}
+        about |= {"predicted_gain": None if gain is None else round(gain, 4)}
+        about |= {"predicted_cost_s": None if cost_s is None else round(cost_s, 1)}
+        if self.journal.find("decision", key := f"{what}: {why}"[:200]) is None:
+            self.journal.append("decision", about, key)
+            self.listener.say(f"  {'+' if chosen else '-'} {what}: {why}")
+
+    def once(self, event: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """See `Journal.once`; a failure is put on record as `{"failure": reason}`."""
+
+        def careful() -> dict[str, Any]:
+            try:
+                return make()
+            except Exception as error:  # also a runtime's own: the search must outlive it
+                return {"failure": reason(error)}
+
+        return self.journal.once(event, key, careful)
+
+    def trial_s(self, recipe: Recipe) -> float:
+        """What a trial takes beside its training: the mean of those of its target and techniques, learned so far."""
+        own = [
+            sum(_measuring(t)) for t in self.trials if t.latency and name_of(t.recipe.target) == name_of(recipe.target)
+        ]
+        own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.latency] or [_FIRST_GUESS_S]
+        return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
+
+    def step_s(self, step: Technique) -> float:
+        """Mean seconds that a technique took so far, rounding as in `step` if it rounds.
+
+        If that is not known: a guess for what calibrates, 0 for the rest.
+        """
+        name = name_of(step)
+        alike = [t for t in self.trials if name in t.seconds and _rounding(step) in map(_rounding, t.recipe.steps)]
+        if alike:
+            return sum(t.seconds[name] for t in alike) / len(alike)
+        original = self.trials[0].latency if self.trials else None
+        if original is None or step.stage is not Stage.QUANTIZE:
+            return 0.0
+        passes = _PASSES_NEAREST if _rounding(step)[1] == "nearest" else _PASSES
+        return passes * int(options_of(step).get("samples", 0)) * original.median_ms / 1e3
+
+    def _finals_s(self) -> float:
+        """What the finals will take: inference on the certifying part, and throughput at growing batches."""
+        holdout = self.bench.holdout
+        share = len(holdout.certify) / max(len(holdout.search), 1)
+        slowest = max((t.seconds.get("accuracy", 0.0) for t in self.trials), default=0.0)
+        original_s = self.trials[0].latency.median_ms / 1e3 if self.trials and self.trials[0].latency else 0.0
+        batches_s = original_s * 2 * self.bench.sizes.largest * 5
+        return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
+
+
+def _rounding(step: Technique) -> tuple[str, str]:
+    return name_of(step), str(options_of(step).get("rounding", ""))
+
+
+def _measuring(trial: Trial) -> list[float]:
+    return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy")]
+
+
+def _line(trial: Trial, objective: str) -> str:
+    if trial.failure:
+        return f"  {trial.name}: failed: {trial.failure}"
+    gain = "" if objective == "latency" else f", {objective} {trial.merit:.2f}x better"
+    return f"  {trial.name}: {trial.ratio:.2f}x faster{gain}, drop {trial.drop:+.4f} on the search part"

@@ -1,0 +1,73 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import hasten
+from hasten import machine
+from hasten.quantization import integer_reference, saturation
+from hasten.quantization.integer_reference import saturating_product
+from hasten.quantization.saturation import SaturationWarning, saturating_layers
+
+OLD, NEW = frozenset({"avx2", "avx512f"}), frozenset({"avx2", "avx512f", "avx512_vnni"})
+
+
+@pytest.fixture
+def task() -> hasten.Task:
+    """A layer whose inputs and weights are all near the top, so that every pair of products is as large as can be."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 3))
+    first = model[0]
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():
+        first.weight.uniform_(0.9, 1.0)
+    x = torch.rand(32, 16) * 0.1 + 0.9
+    return hasten.Task(model.eval(), (x[:4],), holdout=[x], calibration=[x])
+
+
+def test_what_the_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in ((OLD, True), (NEW, False), (frozenset({"avx2", "avx_vnni"}), False), (frozenset(), False)):
+        monkeypatch.setattr(machine, "cpu_flags", lambda flags=flags: flags)
+        assert machine.cpu_saturates_int8() is expected
+
+
+def test_seven_bits_do_not_saturate_where_eight_do(task: hasten.Task) -> None:
+    graph = hasten.capture(task.model, task.example)
+    for bits, saturates in ((8, True), (7, False)):
+        quantized = hasten.Quantize(weight_bits=bits).apply(graph, task)
+        assert bool(saturating_layers(quantized)) is saturates
+        exact = integer_reference.run(quantized, task.example)[0]
+        found = integer_reference.run(quantized, task.example, saturating=True)[0]
+        assert bool(np.abs(found - exact).max() > 0.1 * np.abs(exact).max()) is saturates
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.sampled_from([64, 127]), st.integers(0, 999))
+def test_the_saturating_product_is_exact_within_seven_bits(k: int, n: int, top: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight = rng.integers(0, 256, (3, k)), rng.integers(-top, top + 1, (n, k))
+    exact, found = x @ weight.T, saturating_product(x, weight)
+    if top == 64:
+        np.testing.assert_array_equal(found, exact)
+    else:
+        assert (np.abs(found) <= 32768 * ((k + 1) // 2)).all()
+
+
+def test_compiling_warns_on_an_old_cpu_and_names_the_remedy(
+    task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = hasten.capture(task.model, task.example)
+    eight, seven = (hasten.Quantize(weight_bits=bits).apply(graph, task) for bits in (8, 7))
+    monkeypatch.setattr(saturation, "cpu_saturates_int8", lambda: True)
+    with pytest.warns(SaturationWarning, match=r"weight_bits=7"):
+        hasten.compile(eight, task, "onnxruntime", tmp_path / "eight")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SaturationWarning)
+        hasten.compile(seven, task, "onnxruntime", tmp_path / "seven")
+        monkeypatch.setattr(saturation, "cpu_saturates_int8", lambda: False)
+        hasten.compile(eight, task, "onnxruntime", tmp_path / "new")

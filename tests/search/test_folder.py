@@ -1,0 +1,74 @@
+"""The run folder: one search at a time, and a resume only with what the run began with."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hasten.errors import InvalidInput
+from hasten.search.folder import check_same, opened
+
+BEGUN: dict[str, Any] = {
+    "task": {"model": "m", "holdout": "h"},
+    "device": {"cpu": "c", "cores": 2, "memory": 1},
+    "budget": {"max_drop": 0.01, "minutes": None},
+    "seed": 0,
+    "targets": ["onnxruntime"],
+}
+
+
+def test_a_second_search_in_one_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code = "import sys; from hasten.search.folder import opened; from pathlib import Path\n"
+    code += "with opened(Path(sys.argv[1]), False): print('held', flush=True); sys.stdin.read()"
+    first = subprocess.Popen([sys.executable, "-c", code, str(out)], stdin=-1, stdout=-1, text=True)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(InvalidInput, match=f"process {first.pid} is searching"), opened(out, False):
+        pass
+    first.kill()
+    first.wait()
+    first.stdin.close()
+    first.stdout.close()
+    with opened(out, False) as folder:
+        assert (folder / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_run_is_taken_up_only_when_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(InvalidInput, match="--resume"), opened(tmp_path, False):
+        pass
+    with opened(tmp_path, True) as folder:
+        assert folder == tmp_path.resolve()
+
+
+def test_resume_in_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InvalidInput, match="new or empty"), opened(tmp_path, True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("task", "model"), "other", "`task.model`"),
+        (("budget", "max_drop"), 0.02, "`max_drop` must be what the run to resume began with, 0.01, but is 0.02"),
+        (("seed",), 1, "`seed`"),
+        (("targets",), ["openvino"], "`targets`"),
+        (("device", "cpu"), "other", "`device`"),
+    ],
+)
+def test_a_changed_start_is_refused_by_name(path: tuple[str, ...], value: object, message: str) -> None:
+    now = copy.deepcopy(BEGUN)
+    check_same(BEGUN, now)
+    inner = now
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(InvalidInput, match=message):
+        check_same(BEGUN, now)

@@ -1,0 +1,60 @@
+"""How a race is planned, and who goes on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hasten.measure.latency import Latency
+from hasten.recipe import Recipe, make_target
+from hasten.search.heat import plan_heat, promise, spread
+from hasten.search.trial import Trial
+
+
+@given(
+    left_s=st.floats(0, 1e5),
+    step_s=st.floats(0.001, 10),
+    overhead_s=st.floats(0.1, 100),
+    per_epoch=st.integers(1, 5000),
+    available=st.integers(1, 20),
+)
+def test_a_race_fits_its_time_and_trains_everyone_fairly(
+    left_s: float, step_s: float, overhead_s: float, per_epoch: int, available: int
+) -> None:
+    heat = plan_heat(left_s, step_s, overhead_s, per_epoch, available)
+    assert heat.cost_s <= left_s + 1e-6
+    assert heat.entrants <= available
+    if heat.entrants:
+        assert heat.steps >= 20
+        assert heat.entrants == 2 ** (heat.rungs - 1)
+
+
+def test_more_time_brings_more_entrants() -> None:
+    entrants = [plan_heat(left, 0.1, 5.0, 30, 10).entrants for left in (1, 20, 100, 300, 1000)]
+    assert entrants == sorted(entrants)
+    assert entrants[0] == 0
+    assert entrants[-1] == 8
+
+
+def _trial(merit: float, drop: float) -> Trial:
+    latency = Latency(1, 1.0, 1.0, 1.0, merit, merit, merit, 1, 1)
+    return Trial(1, Recipe((), make_target("null")), latency=latency, score=1 - drop, drop=drop, changed=0.05)
+
+
+def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
+    def of(merit: float, drop: float, rungs_left: int = 0) -> float:
+        return promise(_trial(merit, drop), best=1.0, max_drop=0.01, samples=500, rungs_left=rungs_left)
+
+    assert of(1.5, 0.005) > of(1.5, 0.02)
+    assert of(1.5, 0.005) > of(1.2, 0.005)
+    assert of(1.2, 0.0) > of(3.0, 0.2)
+    # More training to come makes a drop less bad.
+    assert of(1.5, 0.02, rungs_left=2) > of(1.5, 0.02)
+    assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, 500, 0) == 0.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_entrants_are_spread_over_merit(count: int) -> None:
+    merits = [(1 + 0.1 * i, str(i)) for i in range(1, 20)]
+    chosen = spread(merits, 1.0, count)
+    assert len(set(chosen)) == count
+    assert spread(merits[:1], 1.0, count) == ["1"]

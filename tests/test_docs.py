@@ -1,0 +1,122 @@
+"""The pages agree with the code: nothing is missing, and what they name exists. docs/conftest.py runs their blocks."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from hasten.cli import app
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *ROOT.glob("CONTRIBUTING.md")]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TRANSLATED = ["index.md", "concepts.md", "techniques-in-order.md"]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _blocks(path: Path, language: str) -> list[str]:
+    return [code for kind, code in BLOCK.findall(path.read_text()) if kind == language]
+
+
+@pytest.mark.parametrize("kind", ["techniques", "targets"])
+def test_every_part_has_a_page(kind: str) -> None:
+    parts = {path.stem for path in (ROOT / "src" / "hasten" / kind).glob("[a-z]*.py")}
+    pages = {path.stem: path.read_text() for path in (DOCS / kind).glob("*.md")}
+    assert parts == set(pages) - {"index"}, "write docs/techniques/NAME.md or docs/targets/NAME.md"
+    for name in parts:
+        assert "<!-- options -->" in pages[name]
+        assert f"../../src/hasten/{kind}/{name}.py" in pages[name]
+        assert "```python\n" in pages[name]
+
+
+def _commands() -> dict[str, Any]:
+    """Every command by its words, such as `targets install`."""
+
+    def walk(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+        yield words, command
+        for name, part in getattr(command, "commands", {}).items():
+            yield from walk(f"{words} {name}".strip(), part)
+
+    return dict(walk("", typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES], ids=_name)
+def test_named_commands_and_options_exist(path: Path) -> None:
+    commands = _commands()
+    shell = [code for language in ("bash", "") for code in _blocks(path, language)]
+    lines = [line.split("#")[0] for code in shell for line in code.splitlines()]
+    lines += re.findall(r"`(hasten [^`\n]+)`", path.read_text())
+    for line in lines:
+        found = re.search(r"(?:^|[\s/])hasten ([a-z].*)", line)
+        if found is None:
+            continue
+        words = found[1].split()
+        command = commands.get(" ".join(words[:2])) or commands.get(words[0])
+        assert command is not None, f"no such command: {line}"
+        known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
+        named = {word.split("=")[0].rstrip(",.;") for word in words if word.startswith("--")}
+        assert named <= known | {"--help"}, f"no such option: {line}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_named_files_exist(path: Path) -> None:
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^)#\s]+)", text):
+        if not link.startswith(("http://", "https://")):
+            assert (path.parent / link).exists(), f"{_name(path)} links to {link}"
+    for name in re.findall(r"`((?:src|examples|docs|benchmarks)/[\w./-]+\.\w+)`", text):
+        assert (ROOT / name).exists(), f"{_name(path)} names {name}"
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_translations_have_the_same_code_and_sections(name: str) -> None:
+    english, chinese = DOCS / name, DOCS / "zh" / name
+
+    def code(path: Path) -> list[list[str]]:
+        return [[line.split("#")[0].rstrip() for line in block.splitlines()] for block in _blocks(path, "python")]
+
+    assert code(english) == code(chinese)
+    assert _blocks(english, "text") == _blocks(chinese, "text")
+    assert english.read_text().count("\n## ") == chinese.read_text().count("\n## ")
+
+
+def test_explained_messages_are_those_of_the_source() -> None:
+    sys.path.insert(0, str(DOCS))
+    import messages
+
+    known = [text.replace("|", "") for _, _, text in messages.messages()]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in
+            (DOCS / "troubleshooting.md").read_text().splitlines() if line.startswith("| ")]  # fmt: skip
+    explained = [row for row in rows if row not in ("message", "---")]
+    assert len(explained) > 30
+    for row in explained:
+        assert any(text.startswith(row.rstrip("… ")) for text in known), f"no such message: {row}"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "coming-from").glob("*.md")), ids=_name)
+def test_old_calls_parse(path: Path) -> None:
+    for code in _blocks(path, "py"):
+        ast.parse(code)
+
+
+def test_the_drawing_is_current() -> None:
+    subprocess.run([sys.executable, DOCS / "draw_architecture.py", "--check"], check=True)
+
+
+def test_pictures_load_nothing_and_have_no_background() -> None:
+    for path in set((DOCS / "pictures").glob("*.svg")) - {DOCS / "pictures" / "demo.svg"}:
+        text = path.read_text()
+        assert "<script" not in text
+        assert "href=" not in text
+        assert 'width="100%" height="100%"' not in text
