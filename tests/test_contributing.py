@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from every_technique import check
 
 import hasten
+from every_technique import check
 from hasten.graph.capture import capture
 from hasten.recipe import make_target, make_technique, targets, techniques
 

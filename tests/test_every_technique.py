@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from every_technique import QUICK, check
 from torch import Tensor, nn
 
 import hasten
+from every_technique import QUICK, check
 from hasten.graph.capture import capture
 from hasten.recipe import make_technique, techniques
 
