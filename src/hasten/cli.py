@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -254,14 +255,27 @@ def techniques_command(as_json: JsonOption = False) -> None:
 
 
 @app.command("init")
-def init_command(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py")) -> None:
-    """Write a commented task file to start from."""
-    from hasten.template import TASK_FILE
+def init_command(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py"),
+    kind: Annotated[str | None, typer.Option(help="What the model takes: images, text, numbers or audio.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or file of the holdout; empty: random data.")] = None,
+    model: Annotated[str | None, typer.Option(help="package.module:function, or a pretrained name.")] = None,
+) -> None:
+    """Write a task file that runs; on a terminal, ask for what was not given."""
+    from hasten.template import task_file
 
     if path.exists():
         raise InvalidInput(f"The task file must not exist yet, but {path} does. Name another.")
-    path.write_text(TASK_FILE)
-    typer.echo(f"wrote {path}; fill it in, then: hasten run {path}")
+    ask = sys.stdin.isatty()
+    kind = kind or (
+        typer.prompt("What does the model take: images, text, numbers, audio", "images") if ask else "images"
+    )
+    if data is None and ask:
+        data = typer.prompt("Where is the holdout, data not trained on (empty: random data to try with)", "")
+    if model is None and ask:
+        model = typer.prompt("Where is the model: package.module:function or a pretrained name (empty: later)", "")
+    path.write_text(task_file(path.name, kind, data or "", model or ""))
+    typer.echo(f"wrote {path}; look through it, then: hasten run {path}")
 
 
 def parse_share(text: str, name: str) -> float:
