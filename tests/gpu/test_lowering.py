@@ -150,6 +150,16 @@ def test_half_precision_reaches_the_products() -> None:
     assert {n.meta["val"].dtype for n in layers} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("fp8", [False, True])
+def test_what_autocast_changes_still_runs(fp8: bool) -> None:
+    task = convolutional()
+    graph = capture(task.model, task.example)
+    program = build.lowered(graph, task.example, "cpu", "bf16", fp8, False, 0)
+    with torch.no_grad():
+        expected, found = graph(*task.example), program.module(check_guards=False)(*task.example)
+    assert float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
 def test_options_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(InvalidInput, match="`fp8` must come with precision 'bf16'"):
         Cuda(fp8=True)

@@ -1,5 +1,6 @@
 """Tiny ONNX graphs of one layer, in any precision and width, and their time in a runtime."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ def write_chain(length: int, path: Path, *, parallel: bool = False) -> tuple[int
     from onnx import TensorProto, helper, numpy_helper
 
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
-    pairs = list(zip(names, names[1:], strict=False))
+    pairs = list(itertools.pairwise(names))
     shape, constants = (1, 8), []
     if parallel:
         shape = (1, 16, 32, 32)

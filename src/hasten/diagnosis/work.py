@@ -94,10 +94,11 @@ def read_work(path: Path, inputs: list[np.ndarray]) -> Work:
     producers = {output: node.name for node in nodes for output in node.output}
     by_name = {node.name: node for node in nodes}
     shapes = _shapes(path, inputs)
-    layers = []
-    for node in nodes:
-        if node.op_type in COMPUTE and node.name in shapes:
-            layers.append(_layer(node, shapes[node.name], _sources(node, constants, producers, by_name)))
+    layers = [
+        _layer(node, shapes[node.name], _sources(node, constants, producers, by_name))
+        for node in nodes
+        if node.op_type in COMPUTE and node.name in shapes
+    ]
     return Work(
         layers=tuple(_distinct(layers)),
         kinds={node.name: node.op_type for node in nodes},

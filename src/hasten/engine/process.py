@@ -143,6 +143,10 @@ class ProcessProgram:
             places = self._answer(None)["outputs"]
             return tuple(y.copy() for y in self._outputs.read(places))
 
+    def kill(self) -> None:
+        """End the child at once; a call that is running raises `ProcessDied`."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the child and free the shared memory."""
         end_child(self._process, patience_s=2)
