@@ -57,16 +57,16 @@ def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact
             cluster.remove_node(victim, allow_graceful=False)
 
     report = run_batch_on_ray(
-        artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=25, actors=3, progress=progress
+        artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=75, actors=3, progress=progress
     )
     assert killed.is_set()
-    assert report.shards == 120
+    assert report.shards == 40
     keys, answers = read(tmp_path / "out")
     assert keys == [str(i) for i in range(3000)]
     np.testing.assert_allclose(answers, hasten.load(artifact)(x)[0], atol=1e-5)
     assert not list((tmp_path / "out").glob("*.unfinished"))
-    again = run_batch_on_ray(artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=25)
-    assert (again.rows, again.skipped) == (0, 120)
+    again = run_batch_on_ray(artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=75)
+    assert (again.rows, again.skipped) == (0, 40)
 
 
 @pytest.mark.filterwarnings("ignore")
