@@ -14,7 +14,8 @@ import pytest
 import hasten
 from hasten.errors import InvalidInput
 
-pytestmark = pytest.mark.slow
+# Ray and its dependencies warn about themselves.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture
@@ -41,7 +42,6 @@ def read(output: Path) -> tuple[list[str], np.ndarray]:
     return [key for part in parts for key in part["key"].tolist()], np.concatenate([p["output_0"] for p in parts])
 
 
-@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact: Path, tmp_path: Path) -> None:
     from hasten.engine.on_ray import run_batch_on_ray
 
@@ -69,7 +69,6 @@ def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact
     assert (again.rows, again.skipped) == (0, 40)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_same_application_on_ray_serve(artifact: Path) -> None:
     pytest.importorskip("ray", reason="the `ray` extra is not installed")
     from hasten.serve.models import Entry
