@@ -45,11 +45,12 @@ class Decoder(nn.Module):
 
 def windows() -> tuple[Tensor, Tensor]:
     """Windows [N, 32] of text and the character [N] behind each, in a fixed random order."""
-    texts = []
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]:
-        for node in ast.walk(ast.parse(path.read_text(errors="replace"))):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (text := ast.get_docstring(node)):
-                texts.append(" ".join(text.split()))
+    texts = [
+        " ".join(text.split())
+        for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
+        for node in ast.walk(ast.parse(path.read_text(errors="replace")))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (text := ast.get_docstring(node))
+    ]
     codes = torch.tensor([min(max(ord(c), 32), 127) - 32 for c in " ".join(texts)])
     rows = codes.unfold(0, WINDOW + 1, 7)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
