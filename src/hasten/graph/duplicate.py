@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -30,9 +30,8 @@ def separate(module: nn.Module, original: nn.Module) -> None:
     """Give `module` its own copy, in place, of every parameter and buffer that it still shares with `original`."""
     shared = {id(x) for x in (*original.parameters(), *original.buffers())}
     copies: dict[int, torch.Tensor] = {}  # what is tied stays tied
-    held: dict[str, Any]
     for part in module.modules():
-        for held in (part._parameters, part._buffers):
+        for held in cast(tuple[dict[str, Any], ...], (part._parameters, part._buffers)):
             for name, x in held.items():
                 if x is not None and id(x) in shared:
                     held[name] = copies.setdefault(id(x), copy.deepcopy(x))
