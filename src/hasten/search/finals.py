@@ -92,6 +92,7 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
     """Time all finalists and the original in turns, then certify each."""
     holdout = bench.holdout
+    bench.revive()
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {"original": bench.baseline}
         for trial in finalists:
