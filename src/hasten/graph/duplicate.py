@@ -30,11 +30,12 @@ def separate(module: nn.Module, original: nn.Module) -> None:
     """Give `module` its own copy, in place, of every parameter and buffer that it still shares with `original`."""
     shared = {id(x) for x in (*original.parameters(), *original.buffers())}
     copies: dict[int, torch.Tensor] = {}  # what is tied stays tied
+    held: dict[str, Any]
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, x in tensors.items():
+        for held in (part._parameters, part._buffers):
+            for name, x in held.items():
                 if x is not None and id(x) in shared:
-                    tensors[name] = copies.setdefault(id(x), copy.deepcopy(x))
+                    held[name] = copies.setdefault(id(x), copy.deepcopy(x))
 
 
 def move(module: nn.Module, device: torch.device) -> None:

@@ -17,8 +17,10 @@ from hasten.measure.certificate import is_binary, samples_needed
 from hasten.measure.holdout import store_holdout
 from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Target
+from hasten.report.data import DETAILS
 from hasten.report.html import write_report
 from hasten.search.bench import Bench
+from hasten.search.details import write_details
 from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
 from hasten.search.folder import JOURNAL, check_same, identity, opened
@@ -162,6 +164,8 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
     ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
     passing = [final for final in ranked if final.passed(budget)]
     best = _ship_best(session, passing[0]) if passing else None
+    if passing:
+        write_details(session.bench, passing[0].trial, folder / DETAILS)
     remove_candidates(folder)
     session.bench.graphs.clean()
     explanation = explain(passing, ranked, session.trials, budget)
