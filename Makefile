@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUN := runs/demo
 BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
-.PHONY: demo test test-all check format docs clean bench bench-quick bench-report
+.PHONY: demo test test-all check format docs release clean bench bench-quick bench-report bench-gpu
 
 demo: $(INSTALLED)  ## find the fastest certified version of a pretrained network on real photographs
 	rm -rf $(RUN)
@@ -53,6 +53,12 @@ docs: $(VENV)/.docs  ## the documentation site in build/site; warnings are error
 $(VENV)/.docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	touch $@
+
+bench-gpu: $(INSTALLED)  ## hasten beside torch.compile and torchao on this machine's NVIDIA GPU; about an hour
+	$(BIN)/python benchmarks/gpu.py
+
+release:  ## wheel and sdist in dist/, tried from a clean environment
+	.ci/release
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -128,7 +128,7 @@ def runtimes() -> list[Target]:
 def own(
     graph: GraphModule, task: hasten.Task, scratch: Path, transformer: bool
 ) -> tuple[list[Entry], dict[str, GraphModule]]:
-    """Static int8 as each target wants it; of transformers also int8 weights alone (runtimes round inputs as they come)."""
+    """Static int8 as each target wants it; of transformers also int8 weights, whose inputs are rounded as they come."""
     entries: list[Entry] = []
     graphs: dict[str, GraphModule] = {}
     folders: dict[tuple[type[Target], str], Path] = {}

@@ -1,5 +1,7 @@
 """Draw docs/pictures/architecture.svg from the imports: the rooms of src/hasten, and who imports whom.
 
+A line that other lines imply (a imports b, b imports c, a imports c) is left out.
+
 python docs/draw_architecture.py            # write the picture
 python docs/draw_architecture.py --check    # fail if it is not current
 """
@@ -13,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "hasten"
 PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
 WIDTH, ROW, BOX, GAP = 960, 92, 34, 14
+Box = tuple[float, float, float]
 # Readable on white and on black.
 INK, LINE, HOT = "#7a8794", "#8fa3b3", "#26a69a"
 
@@ -51,22 +54,17 @@ def picture() -> str:
     imports = rooms()
     rows = layers(imports)
     place = _places(rows)
-    height = ROW * len(rows) + 30
+    height = {room: -level for level, row in enumerate(rows) for room in row}
+    below = {room: {x for x in others if height[x] < height[room]} for room, others in imports.items()}
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {ROW * len(rows) + 30}" '
         'font-family="system-ui, sans-serif" font-size="13">',
-        f'<text x="8" y="16" fill="{INK}">A line leads from a room down to what it imports. Everyone may import errors, so lines to it are left out.</text>',
+        f'<text x="8" y="16" fill="{INK}">A line leads from a room down to what it imports; dashed: up. '
+        "What follows from other lines is left out.</text>",
     ]
     for room, others in sorted(imports.items()):
-        x, y, width = place[room]
-        for other in sorted(others - {"errors"}):
-            to_x, to_y, to_width = place[other]
-            start, end = (x + width / 2, y + BOX), (to_x + to_width / 2, to_y)
-            middle = (start[1] + end[1]) / 2
-            lines.append(
-                f'<path d="M{start[0]:.0f} {start[1]:.0f} C{start[0]:.0f} {middle:.0f} {end[0]:.0f} {middle:.0f} '
-                f'{end[0]:.0f} {end[1]:.0f}" fill="none" stroke="{LINE}" stroke-opacity="0.35"/>'
-            )
+        implied = _implied(below[room], below)
+        lines += [_line(place[room], place[other], height[other] < height[room]) for other in sorted(others - implied)]
     for room, (x, y, width) in sorted(place.items()):
         is_package = (SOURCE / room).is_dir()
         title = ", ".join(sorted(imports[room])) or "nothing"
@@ -92,7 +90,28 @@ def _imported(path: Path) -> set[str]:
     return found
 
 
-def _places(rows: list[list[str]]) -> dict[str, tuple[float, float, float]]:
+def _line(start: Box, end: Box, is_down: bool) -> str:
+    from_y, to_y = (start[1] + BOX, end[1]) if is_down else (start[1], end[1] + BOX)
+    from_x, to_x, middle = start[0] + start[2] / 2, end[0] + end[2] / 2, (from_y + to_y) / 2
+    dashes = "" if is_down else ' stroke-dasharray="4 3"'
+    return (
+        f'<path d="M{from_x:.0f} {from_y:.0f} C{from_x:.0f} {middle:.0f} {to_x:.0f} {middle:.0f} '
+        f'{to_x:.0f} {to_y:.0f}" fill="none" stroke="{LINE}" stroke-opacity="0.7"{dashes}/>'
+    )
+
+
+def _implied(others: set[str], imports: dict[str, set[str]]) -> set[str]:
+    """Those of `others` that one of the rest imports, directly or through more rooms."""
+    seen: set[str] = set()
+    waiting = [below for other in others for below in imports[other]]
+    while waiting:
+        if (room := waiting.pop()) not in seen:
+            seen.add(room)
+            waiting += imports[room]
+    return seen
+
+
+def _places(rows: list[list[str]]) -> dict[str, Box]:
     """x, y and width of every room's box, each row centred."""
     place = {}
     for index, row in enumerate(rows):

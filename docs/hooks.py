@@ -1,7 +1,7 @@
-"""What the site derives from the code when it is built: option tables, the command line, and the source files linked to.
+"""What the site derives from the code when it is built: option tables, commands, messages, source files.
 
-Markers in pages: `<!-- options -->` in a page under techniques/ or targets/, `<!-- commands -->`, `<!-- messages -->`. Links to
-`../src/hasten/*.py` and `../examples/*.py` work in a checkout; in the site they lead to a page that shows the file.
+Markers in pages: `<!-- options -->` (under techniques/ and targets/), `<!-- commands -->`, `<!-- messages -->`. Links
+to `../src/hasten/*.py` and `../examples/*.py` work in a checkout; in the site they lead to a page that shows the file.
 """
 
 import dataclasses
@@ -26,11 +26,13 @@ import messages  # noqa: E402  (beside this file, which is loaded by its path)
 ROOT = DOCS.parent
 # What a page may load; everything else would need the network.
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
+# Written by `make bench-report`.
+_GENERATED = ("benchmarks.md",)
 _SOURCE_LINK = re.compile(r"\]\((?:\.\./)+((?:src/hasten|examples)/[\w/]+\.py)(?:#L\d+)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Expand `folder/*` in the navigation."""
+    """Expand `folder/*` in the navigation; leave out generated pages that were not generated."""
     config["nav"] = _expanded(config["nav"])
     return config
 
@@ -148,6 +150,8 @@ def _expanded(entries: list[Any]) -> list[Any]:
             found += _pages(entry.removesuffix("/*"))
         elif isinstance(entry, dict):
             ((title, value),) = entry.items()
+            if value in _GENERATED and not (DOCS / value).exists():
+                continue
             is_folder = isinstance(value, str) and value.endswith("/*")
             found.append({title: _pages(value.removesuffix("/*")) if is_folder else _below(value)})
         else:

@@ -147,15 +147,6 @@ def test_targets_and_techniques_are_listed() -> None:
     assert "quantize" in hasten("techniques").stdout
 
 
-def test_init_writes_a_task_that_runs(tmp_path: Path) -> None:
-    assert hasten("init", "mine.py", cwd=tmp_path).returncode == 0
-    done = hasten(
-        "run", "mine.py", "--targets", "onnxruntime", "--no-training", "--out", "run", "--max-drop", "5%", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert hasten("init", "mine.py", cwd=tmp_path).returncode == 2
-
-
 @pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.01", 0.01), (" 2.5 % ", 0.025), ("1e-3", 0.001)])
 def test_shares_are_read(text: str, value: float) -> None:
     assert parse_share(text, "--max-drop") == pytest.approx(value)

@@ -13,7 +13,7 @@ from hasten.recipe import Recipe, Target, make_target, options_of, targets
 from hasten.task import Task
 
 TARGETS = targets()
-_ABOUT = {"bf16": 0.02, "fp32": 1e-4}
+_ABOUT = {"bf16": 0.02, "fp32": 1e-4, "int8": 0.05}
 
 
 class Net(nn.Module):

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from hasten import judged
+from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.graph.signed import signed_integers, unrounded_weights_to_float
 from hasten.recipe import make_target, make_technique
@@ -26,9 +28,10 @@ def quantized() -> tuple[torch.fx.GraphModule, Task]:
 def test_signed_integers_change_no_number() -> None:
     graph, task = quantized()
     signed = signed_integers(graph)
-    dtypes = {n.args[5] for n in signed.graph.nodes if "quantize_per_tensor" in str(n.target)}
+    dtypes = {n.args[5] for n in signed.graph.nodes if ".quantize_per_tensor" in str(n.target)}
     assert dtypes == {torch.int8}
-    stored = {n.args[-1] for n in signed.graph.nodes if "dequantize_per_channel" in str(n.target)}
+    calls = [n for n in signed.graph.nodes if n.op == "call_function"]
+    stored = {n.args[-1] for n in calls if "dequantize_per_channel" in str(n.target)}
     assert stored == {torch.int8}
     with torch.no_grad():
         assert torch.equal(signed(*task.example), graph(*task.example))
@@ -52,3 +55,19 @@ def test_a_quantized_graph_runs_in_pieces_of_another_size(name: str, tmp_path: P
         # One subgraph and nothing around it: no layer fell back to a portable kernel.
         report = json.loads((tmp_path / "report.json").read_text())
         assert (report["delegated"], report["left"]) == (1, {})
+
+
+def test_vela_puts_every_operator_on_the_accelerator_and_states_its_cost(tmp_path: Path) -> None:
+    target = make_target("ethos_u", {"samples": 3})
+    if missing := target.missing():
+        pytest.skip(f"ethos_u needs: {missing}")
+    graph, task = quantized()
+    with pytest.raises(Unsupported, match="Leave out Quantize"):
+        target.compile(graph, task, tmp_path)
+    target.compile(capture(task.model, task.example), task, tmp_path)
+    found = judged.read(tmp_path)
+    assert found["npu_share"] == 1.0
+    assert found["cycles"] > 0
+    # 8 x 3 x 3 x 3 + 4 x 8 weights, encoded.
+    assert 100 < found["weight_bytes"] < 2000
+    assert (tmp_path / "model_vela.tflite").stat().st_size > 100

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from hasten import judged
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.recipe import Target, make_target, make_technique
@@ -36,6 +37,7 @@ def test_int8_layers_multiply_integers_and_batches_divide_over_chips(tmp_path: P
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["products"] == {"s32": 2}
     assert (report["chips"], report["batch"]) == (2, 4)
+    assert judged.read(tmp_path) == {"hbm_bytes": report["hbm_bytes"]}
     assert report["hbm_bytes"] > 0
     assert (tmp_path / "executable.bin").stat().st_size > 1000
     with torch.no_grad():
@@ -56,3 +58,16 @@ def test_a_batch_that_does_not_divide_over_the_chips_is_refused(tmp_path: Path) 
     task = task_of(nn.Linear(3, 2), torch.randn(2, 3))
     with pytest.raises(Unsupported, match="divide over the chips"):
         target.compile(capture(task.model, task.example), task, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", ["v4", "v5p", "v6e"])
+def test_every_generation_multiplies_integers(chip: str, tmp_path: Path) -> None:
+    target = usable(chip=chip)
+    torch.manual_seed(0)
+    task = task_of(nn.Linear(256, 128), torch.randn(8, 256))
+    graph = make_technique("quantize", {"placement": "fuse_activations"}).apply(capture(task.model, task.example), task)
+    target.compile(graph, task, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["products"] == {"s32": 1}
+    assert report["chip"] == chip

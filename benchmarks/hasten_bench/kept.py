@@ -16,6 +16,7 @@ from hasten_bench.settings import Settings
 from hasten_bench.tool import Answer
 
 NOT_FINISHED = "not finished"
+_USE_HASTEN = ("hasten", "eager")
 
 
 def home(net: str, peer: Peer, variant: str, settings: Settings) -> Path:
@@ -62,11 +63,11 @@ def write(found: Answer, folder: Path) -> None:
 
 
 def made_from(peer: Peer, handover: Handover) -> str:
-    """A digest of the handed-over work, the peer's file and packages, and for hasten of its own source."""
+    """A digest of the handed-over work, the peer's file and packages, and where it uses hasten, of hasten's source."""
     digest = hashlib.sha256(handover.key.encode())
     digest.update(peer.path.read_bytes())
     digest.update(environments.CONSTRAINTS.read_bytes() if peer.requirements else b"")
-    if peer.name == "hasten":
+    if peer.name in _USE_HASTEN:
         for path in sorted((REPOSITORY / "src" / "hasten").rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

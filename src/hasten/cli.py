@@ -1,7 +1,9 @@
 """The `hasten` command. Bad input ends with one clear line and exit code 2; a run in which nothing passed with 1."""
 
+import contextlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +54,7 @@ def run_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Serve the report page while the search runs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -71,12 +74,19 @@ def run_command(
         training=training,
     )
     console = Console(stderr=True)
-    if quiet or as_json:
-        result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=Silent())
-    else:
-        with Bar(console) as bar:
+    settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume}
+    with contextlib.ExitStack() as stack:
+        if watch:
+            from hasten.report.live import LivePage
+
+            url = stack.enter_context(LivePage(out)).url
+            console.print(f"watch: {url}", markup=False, highlight=False, soft_wrap=True)
+        if quiet or as_json:
+            result = run(load_task(task), budget, **settings, listener=Silent())
+        else:
+            bar = stack.enter_context(Bar(console))
             bar.trying("loading the task")
-            result = run(load_task(task), budget, targets=targets, out=out, seed=seed, resume=resume, listener=bar)
+            result = run(load_task(task), budget, **settings, listener=bar)
     if as_json:
         typer.echo((result.folder / "result.json").read_text())
     else:
@@ -151,11 +161,27 @@ def bench_command(
 
 
 @app.command("report")
-def report_command(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+def report_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    diagnose: Annotated[
+        bool, typer.Option("--doctor", help="Time the best artifact's layers first, for the roofline; a minute.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Print the table of a run and write its HTML report again."""
+    from hasten.report.data import DOCTOR
     from hasten.report.html import write_report
 
-    write_report(run)
+    if diagnose:
+        from hasten.diagnosis.doctor import doctor
+
+        (run / DOCTOR).write_text(json.dumps(doctor(run / "best.hasten").to_json()))
+    report = write_report(run)
+    if not (run / "result.json").is_file():
+        raise InvalidInput(f"{run} must hold a finished run for its table, but it has no result.json; see {report}.")
+    if as_json:
+        typer.echo((run / "result.json").read_text())
+        return
     _print_result(json.loads((run / "result.json").read_text()), run)
 
 
@@ -229,14 +255,27 @@ def techniques_command(as_json: JsonOption = False) -> None:
 
 
 @app.command("init")
-def init_command(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py")) -> None:
-    """Write a commented task file to start from."""
-    from hasten.template import TASK_FILE
+def init_command(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py"),
+    kind: Annotated[str | None, typer.Option(help="What the model takes: images, text, numbers or audio.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or file of the holdout; empty: random data.")] = None,
+    model: Annotated[str | None, typer.Option(help="package.module:function, or a pretrained name.")] = None,
+) -> None:
+    """Write a task file that runs; on a terminal, ask for what was not given."""
+    from hasten.template import task_file
 
     if path.exists():
         raise InvalidInput(f"The task file must not exist yet, but {path} does. Name another.")
-    path.write_text(TASK_FILE)
-    typer.echo(f"wrote {path}; fill it in, then: hasten run {path}")
+    ask = sys.stdin.isatty()
+    kind = kind or (
+        typer.prompt("What does the model take: images, text, numbers, audio", "images") if ask else "images"
+    )
+    if data is None and ask:
+        data = typer.prompt("Where is the holdout, data not trained on (empty: random data to try with)", "")
+    if model is None and ask:
+        model = typer.prompt("Where is the model: package.module:function or a pretrained name (empty: later)", "")
+    path.write_text(task_file(path.name, kind, data or "", model or ""))
+    typer.echo(f"wrote {path}; look through it, then: hasten run {path}")
 
 
 def parse_share(text: str, name: str) -> float:

@@ -1,32 +1,42 @@
-"""The task file that `hasten init` writes."""
+"""The task file that `hasten init` writes, from three answers: what goes in, where the data is, where the model is."""
 
-TASK_FILE = '''"""What hasten needs to know about my model. Run it with: hasten run {file}"""
+import json
+import re
+from importlib import resources
 
-import torch
+import jinja2
 
-import hasten
+from hasten.errors import InvalidInput, unknown
+
+KINDS = ("images", "text", "numbers", "audio")
 
 
-def task() -> hasten.Task:
-    # Your trained network; hasten captures it once, in eval mode, and never changes it.
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 10))
+def task_file(file: str, kind: str = "images", data: str = "", model: str = "") -> str:
+    """The text of a task file that runs as it is.
 
-    # One batch of inputs, batch first. Several inputs: (a, b).
-    example = (torch.rand(8, 1, 28, 28),)
+    Args:
+        file: Its name, for the first line.
+        kind: What the model takes: images, text, numbers, audio.
+        data: A folder with one sub-folder per class (images, audio), a file of `label<TAB>text` lines (text), or a CSV
+            file whose last column is the class (numbers). Empty: random data to try with.
+        model: `package.module:function` that returns the module, or a name or folder that Hugging Face transformers
+            loads. Empty: a small network to put one's own in place of.
 
-    # Batches of (inputs, target) that were NOT used for training, in any form that can be iterated more than once,
-    # such as a DataLoader without shuffling. A quarter steers the search, the rest only certifies, so bring enough:
-    # about 520 samples can certify a drop of 1 point. Without labels yield (inputs, None).
-    holdout = [(torch.rand(8, 1, 28, 28), torch.randint(0, 10, (8,))) for _ in range(100)]
-
-    return hasten.Task(
-        model=model,
-        example=example,
-        holdout=holdout,
-        # train=train_loader,        # lets hasten recover accuracy by training
-        # preprocess=Resize(),       # module on raw inputs, such as uint8 images; compiled into the artifact
-        # postprocess=TopK(),        # module on the outputs; compiled into the artifact, and `score` judges its answers
-        # score=my_score,            # score(output, target) -> [N], higher is better; default: top-1
-        name="my model",
+    Raises:
+        InvalidInput: An unknown kind, or numbers with a pretrained name.
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    found = re.fullmatch(r"([\w.]+):(\w+)", model)
+    if model and not found and kind == "numbers":
+        raise InvalidInput(f"A model of numbers must be `package.module:function`, but got {model!r}.")
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)
+    text = resources.files("hasten").joinpath("templates/task.py.j2").read_text()
+    return environment.from_string(text).render(
+        file=file,
+        kind=kind,
+        data=json.dumps(data) if data else "",
+        module=found[1] if found else "",
+        function=found[2] if found else "",
+        pretrained=json.dumps(model) if model and not found else "",
     )
-'''.replace("{file}", "task.py")

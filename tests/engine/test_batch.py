@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +148,19 @@ def test_command(artifact: Path, rows: Path, tmp_path: Path) -> None:
     assert "bottleneck" in result.output
     assert len(collect(tmp_path / "out")) == 1000
     assert json.loads((tmp_path / "out" / "job.json").read_text())["rows"] == [1000]
+
+
+def test_without_ray_it_says_what_to_install(
+    artifact: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hasten.serve.on_ray import deploy
+    from hasten.serve.run import ServeOptions
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ["batch", str(artifact), str(rows), str(tmp_path / "out"), "--ray", "local", "--quiet"]
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, InvalidInput)
+    assert "pip install 'hasten[ray]'" in str(found.exception)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidInput, match="Serving on Ray needs"):
+        deploy([], ServeOptions())

@@ -211,6 +211,18 @@ def test_the_only_device_is_started_again_and_loses_no_request(artifact: Path) -
             child = runner.respawn.__self__[0]  # type: ignore[union-attr]
 
 
+def test_a_process_that_stalls_is_ended_and_started_again(artifact: Path) -> None:
+    runner = open_artifact(artifact, replicas=1, processes=True)
+    child = runner.lanes[0]
+    assert isinstance(child, ProcessProgram)
+    x = np.ones((2, 4), np.float32)
+    with Engine(runner, profile_s=0, limits=Limits(stall_s=0.2, give_up_s=2.0)) as engine:
+        os.kill(child.pid, signal.SIGSTOP)
+        assert np.allclose(engine.submit(x).result(30)[0], hasten.load(artifact)(x)[0], atol=1e-5)
+        statistics = engine.statistics()
+    assert (statistics["resent"], statistics["respawned"], statistics["failures"]) == (1, 1, 0)
+
+
 def test_when_the_only_device_dies_for_good_requests_fail_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hasten.engine.engine._REVIVAL_PAUSE_S", 0.001)
     attempts = []

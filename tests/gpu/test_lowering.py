@@ -129,7 +129,7 @@ def test_dense_weights_are_refused_by_sparse() -> None:
 
 def test_the_package_runs_in_pieces_and_agrees(tmp_path: Path) -> None:
     """Everything but the device: export at one batch size, casts, compilation, loading, pieces."""
-    target = make_target("cuda", {"precision": "bf16", "batch": 3, "autotune": False})
+    target = make_target("cuda", {"precision": "fp16", "batch": 3, "autotune": False})
     assert isinstance(target, Cuda)
     task = perceptron()
     graph = quantized(task)
@@ -148,6 +148,16 @@ def test_half_precision_reaches_the_products() -> None:
     layers = [n for n in program.graph.nodes if n.target == aten.addmm.default]
     assert layers
     assert {n.meta["val"].dtype for n in layers} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_what_autocast_changes_still_runs(fp8: bool) -> None:
+    task = convolutional()
+    graph = capture(task.model, task.example)
+    program = build.lowered(graph, task.example, "cpu", "bf16", fp8, False, 0)
+    with torch.no_grad():
+        expected, found = graph(*task.example), program.module(check_guards=False)(*task.example)
+    assert float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
 
 
 def test_options_that_do_not_fit_together_are_refused() -> None:

@@ -36,7 +36,7 @@ def test_integers_agree_with_the_graph_to_one_step(placement: str) -> None:
 
 
 def test_rescaling_rounds_half_up_and_clips() -> None:
-    layer = Dense(np.array([[1]]), np.array([0]), Rescale(np.array([1]), 1, 3, 0, 5))
+    layer = Dense(np.array([[1]]), np.array([0]), Rescale(np.array([1]), 1, 3, 0, 5), np.array([0]))
     net = IntegerNet(1.0, 0, -128, 127, (layer,), np.array([1.0]), 0)
     q = np.array([[-9], [-3], [-2], [-1], [0], [1], [2], [3], [90]])
     np.testing.assert_array_equal(net.run(q)[:, 0], [0, 2, 2, 3, 3, 4, 4, 5, 5])

@@ -167,6 +167,8 @@ def test_metrics_page_and_openapi(server: Any, name: str, x: np.ndarray) -> None
     assert b"status.json" in call(server.address, "GET", "/")[2]
     paths = json.loads(call(server.address, "GET", "/openapi.json")[2])["paths"]
     assert "/v2/models/{model}/infer" in paths
+    readable = call(server.address, "GET", "/docs")[2].decode()
+    assert all(path in readable for path in paths)
 
 
 def test_answers_are_not_swapped_between_clients(server: Any, artifact: Path, name: str) -> None:

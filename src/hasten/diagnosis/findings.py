@@ -31,12 +31,13 @@ class Patient:
 
 @dataclass(frozen=True)
 class Measured:
-    """One version timed as a whole and node by node."""
+    """One version timed as a whole and node by node; `all_weights` are the elements of its own weights."""
 
     version: Version
     latency: Latency
     profile: Profile
     rows: tuple[Row, ...]
+    all_weights: int
 
     @property
     def whole_us(self) -> float:
@@ -78,7 +79,7 @@ class Diagnosis:
     Attributes:
         subject: Name of the task or artifact.
         inputs: Shapes that it ran on.
-        limits, probed: The machine's ceilings, and as they were before layers exceeded them.
+        limits: The machine's ceilings, raised where a layer exceeded them.
         beaten: In words, which layers exceeded which probe.
         layers: The model's layers.
         all_weights: Elements of all their weights.
@@ -88,13 +89,13 @@ class Diagnosis:
         ceilings_us: By precision, the least time of the whole network here.
         fast_widths: By version name and layer label, the faster neighbouring width.
         oversubscribed: Whether the quickest version is faster with one thread.
+        unprofiled: By version name, why its nodes could not be timed.
         advice: At most three changes, the best first.
     """
 
     subject: str
     inputs: list[list[int]]
     limits: Ceilings
-    probed: Ceilings
     beaten: list[str]
     layers: Sequence[Layer]
     all_weights: int
@@ -104,6 +105,7 @@ class Diagnosis:
     ceilings_us: Mapping[str, float]
     fast_widths: Mapping[str, Mapping[str, int]]
     oversubscribed: bool
+    unprofiled: Mapping[str, str]
     advice: list[Advice] = field(default_factory=list)
 
     @property
@@ -111,10 +113,10 @@ class Diagnosis:
         """The name of the version that gains are counted from."""
         return self.versions[0].name
 
-    def floor(self, row: Row) -> Floor | None:
+    def floor(self, row: Row, all_weights: int) -> Floor | None:
         """The floor of a row in the precision its kernel has, or None without arithmetic."""
         precision = row.precision if row.precision in self.limits.peaks else "fp32"
-        floors = [floor_of(layer, precision, self.limits, self.all_weights) for layer in row.layers]
+        floors = [floor_of(layer, precision, self.limits, all_weights) for layer in row.layers]
         if not floors:
             return None
         return Floor(*(sum(getattr(f, name) for f in floors) for name in ("compute_us", "memory_us", "traffic_us")))
@@ -142,7 +144,7 @@ class Diagnosis:
             "now": self.now,
             "ceilings_ms": {p: us / 1e3 for p, us in self.ceilings_us.items()},
             "latency": {name: latency.to_json() for name, latency in self.latencies.items()},
-            "failed": {v.name: v.failure for v in self.versions if v.failure},
+            "failed": {v.name: v.failure for v in self.versions if v.failure} | dict(self.unprofiled),
             "layers": [self._layer(layer) for layer in self.layers],
             "versions": [self._version(measured) for measured in self.measured],
             "oversubscribed": self.oversubscribed,
@@ -165,7 +167,7 @@ class Diagnosis:
         situation = self.situation(measured)
         rows = []
         for row in measured.rows:
-            floor = self.floor(row)
+            floor = self.floor(row, measured.all_weights)
             rows.append(
                 {
                     "label": row.label,

@@ -1,5 +1,6 @@
 """Tiny ONNX graphs of one layer, in any precision and width, and their time in a runtime."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,7 +49,9 @@ def write_probe(shape: Shape, precision: str, path: Path) -> None:
     conv = bool(shape.kernel)
     weight_shape = (shape.width, shape.data[1] // shape.group, *shape.kernel) if conv else (shape.data[-1], shape.width)
     axis = 0 if conv else 1
-    attributes = dict(kernel_shape=shape.kernel, strides=shape.strides, pads=shape.pads, group=shape.group)
+    attributes: dict[str, Any] = dict(
+        kernel_shape=shape.kernel, strides=shape.strides, pads=shape.pads, group=shape.group
+    )
     if conv and shape.dilations:
         attributes["dilations"] = shape.dilations
     layer = helper.make_node("Conv" if conv else "MatMul", ["a", "b"], ["c"], **(attributes if conv else {}))
@@ -95,8 +98,9 @@ def write_chain(length: int, path: Path, *, parallel: bool = False) -> tuple[int
     from onnx import TensorProto, helper, numpy_helper
 
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
-    pairs = list(zip(names, names[1:], strict=False))
-    shape, constants = (1, 8), []
+    pairs = list(itertools.pairwise(names))
+    shape: tuple[int, ...] = (1, 8)
+    constants = []
     if parallel:
         shape = (1, 16, 32, 32)
         constants = [numpy_helper.from_array(np.full((16, 16, 3, 3), 0.005, np.float32), "w")]

@@ -1,4 +1,4 @@
-"""The least time a layer can take here: its arithmetic at the peak, or its bytes at the bandwidth, whichever is longer."""
+"""The least time a layer can take here: its arithmetic at the peak or its bytes at the bandwidth, if that is longer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from hasten.diagnosis.ceilings import Ceilings, Peak
 from hasten.diagnosis.work import Layer
 
+Observation = tuple[tuple[Layer, ...], str, float, str]
+"""Layers that were computed together, the precision, microseconds, and by which program."""
+
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 # Times below this are a handful of the profilers' ticks: too coarse to correct a ceiling by.
-_RELIABLE_US = 20.0
+_RELIABLE_US = 8.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,7 @@ def ceiling_us(layers: Iterable[Layer], precision: str, limits: Ceilings, all_we
     return sum(floor_of(x, precision, limits, all_weights).us for x in layers) + min(limits.call_us.values())
 
 
-def raised(
-    limits: Ceilings, seen: Iterable[tuple[tuple[Layer, ...], str, float, str]], all_weights: int
-) -> tuple[Ceilings, list[str]]:
+def raised(limits: Ceilings, seen: Iterable[Observation], all_weights: int) -> tuple[Ceilings, list[str]]:
     """Ceilings that nothing measured exceeds, and in words what exceeded the probes.
 
     A probe can miss the peak: it met another tenant, or a kernel saves arithmetic (Winograd). What was reached is
@@ -77,7 +78,7 @@ def raised(
 
     Args:
         limits: The ceilings as probed.
-        seen: Layers that were computed together, precision, microseconds, and by which program.
+        seen: What was measured.
         all_weights: Elements of all weights of the network.
     """
     words: dict[str, str] = {}
@@ -85,7 +86,7 @@ def raised(
         if not layers or time_us < _RELIABLE_US or precision not in limits.peaks:
             continue
         floors = [floor_of(layer, precision, limits, all_weights) for layer in layers]
-        label = " + ".join(layer.label for layer in layers)
+        label = " + ".join(layer.label for layer in layers) if len(layers) < 3 else f"{len(layers)} layers together"
         if sum(f.compute_us for f in floors) > time_us:
             reached = sum(2 * layer.macs for layer in layers) / time_us * 1e6
             peaks = dict(limits.peaks) | {precision: Peak(reached, f"layer {label} in {where}")}

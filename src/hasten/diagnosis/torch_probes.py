@@ -1,4 +1,4 @@
-"""What PyTorch can tell of the machine: matrix products, memory bandwidth, the cost of one operator. Runs in a child."""
+"""What PyTorch can tell of the machine: matrix products, memory bandwidth, the cost of an operator. In a child."""
 
 import time
 from collections.abc import Callable

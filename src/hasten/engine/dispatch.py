@@ -122,6 +122,14 @@ class Dispatcher:
             lost = self._resend(batch.pieces, device, error)
         return lost + self._fail_if_all_dead(error)
 
+    def hopeless(self, now: float) -> list[Lane]:
+        """Lanes stalled for half of `give_up_s`: better ended, where that is possible, than waited for."""
+        return [
+            lane
+            for lane in self.lanes
+            if lane.stalled and lane.batch is not None and now - lane.batch.started_s > 0.5 * self.limits.give_up_s
+        ]
+
     def revived(self, lane: Lane) -> None:
         """A lane that was dead takes batches again."""
         lane.dead = lane.reviving = False
@@ -158,7 +166,9 @@ class Dispatcher:
                     f"A batch stalled twice, the second time on {lane.device.name} for {elapsed:.1f} s."
                 )
                 lost += fail([piece for piece in lane.batch.pieces if piece.tries], error)
-        if self._queue and all(lane.dead or lane.stalled for lane in self.lanes):
+        if not self._queue or any(x.reviving or not (x.dead or x.stalled) for x in self.lanes):
+            self._helpless_since = None
+        else:
             self._helpless_since = now if self._helpless_since is None else self._helpless_since
             if now - self._helpless_since > self.limits.give_up_s:
                 lost += self._fail_waiting(

@@ -98,8 +98,8 @@ class Engine:
         self._requests = self._failures = self._respawned = 0
         self._since = time.perf_counter()
         self._threads = [threading.Thread(target=self._monitor, name="hasten-monitor", daemon=True)]
-        places = [(runner, number) for runner in self.runners for number in range(len(runner.lanes))]
-        for lane, place in zip(self._dispatcher.lanes, places, strict=True):
+        self._places = [(runner, number) for runner in self.runners for number in range(len(runner.lanes))]
+        for lane, place in zip(self._dispatcher.lanes, self._places, strict=True):
             name = f"hasten-lane-{lane.index}"
             self._threads.append(threading.Thread(target=self._run, args=(lane, *place), name=name, daemon=True))
         for thread in self._threads:
@@ -365,6 +365,9 @@ class Engine:
         while not self._closing.wait(_MONITOR_S):
             with self._changed:
                 over = self._dispatcher.overdue(time.perf_counter())
+                for runner, number in (self._places[x.index] for x in self._dispatcher.hopeless(time.perf_counter())):
+                    if runner.kill is not None:
+                        runner.kill(number)
                 if over or self._dispatcher.waiting_rows:
                     self._changed.notify_all()
             self._answer(over)

@@ -33,6 +33,8 @@ class Runner:
         example: One row or more of real inputs for profiling and warm-up; empty: none.
         close: Called once when the engine closes.
         respawn: Makes the program of a lane anew after it died, by the lane's number; None: it cannot.
+        kill: Ends the program of a lane that does not come back, by the lane's number; its call raises then. None: it
+            cannot.
         cores: For every lane the cores that its thread is pinned to; empty: not pinned, or pinned otherwise.
     """
 
@@ -44,6 +46,7 @@ class Runner:
     example: tuple[np.ndarray, ...] = ()
     close: Callable[[], None] = field(default=lambda: None)
     respawn: Callable[[int], Program] | None = None
+    kill: Callable[[int], None] | None = None
     cores: tuple[frozenset[int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,6 +114,7 @@ def open_artifact(
         example=tuple(read_arrays(folder, "check_input", len(manifest["inputs"]))),
         close=lanes.close if isinstance(lanes, _Processes) else _nothing,
         respawn=lanes.respawn if isinstance(lanes, _Processes) else None,
+        kill=lanes.kill if isinstance(lanes, _Processes) else None,
         cores=pins if threads == 1 and not processes else (),
     )
     runner.warm_up()
@@ -158,6 +162,10 @@ class _Processes(list[Program]):
         if self._closed:  # meanwhile
             cast(Any, self[number]).close()
         return self[number]
+
+    def kill(self, number: int) -> None:
+        """End a replica at once."""
+        cast(Any, self[number]).kill()
 
     def close(self) -> None:
         """End every process."""

@@ -128,8 +128,9 @@ class Limits:
         linger_s: How long an idle lane may wait for a batch to fill; 0 is work-conserving.
         stall_s, stall_factor: A batch that took longer than both `stall_s` and `stall_factor` times its prediction has
             stalled.
-        give_up_s: Work fails when it stalled twice and the second lane is stuck for that long, and when every device
-            has been dead or stalled for that long.
+        give_up_s: A process that is stalled for half of it is ended and started again. Work fails when it stalled
+            twice and the second lane is stuck for that long, and when every device has been dead or stalled for that
+            long.
     """
 
     bound_s: float | None = None

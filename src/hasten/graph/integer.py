@@ -8,12 +8,13 @@ Inference", section 2.2. The one difference to the graph is the rescaling factor
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hasten.errors import Unsupported
+from hasten.graph import unrolled
 from hasten.graph.plan import Call, Plan
 
 _Q = "quantized_decomposed."
@@ -44,15 +45,20 @@ class Rescale:
 class Dense:
     """x -> rescale(weight x + bias); without `rescale` the accumulators are the result.
 
+    A convolution is one of these, written out: a row per filter and output pixel, zero where a pixel is out of reach.
+
     Attributes:
         weight: [out, in] int64 within int8.
         bias: [out] int64 within int32; holds the correction for the input's zero point.
         rescale: To the next layer's integers, or None.
+        pixel: [out] int64, the output pixel that a row belongs to; rows of one pixel read the same inputs. All 0 for a
+            linear layer.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     rescale: Rescale | None
+    pixel: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,20 @@ class _Sum:
     weight: np.ndarray
     bias: np.ndarray
     scale: np.ndarray
+    pixel: np.ndarray
     clamp: tuple[float, float] = (-math.inf, math.inf)
 
 
 def integer_net(plan: Plan, multiplier_bits: int = 12) -> IntegerNet:
-    """The integer layers of a quantized plan of linear layers.
+    """The integer layers of a quantized plan, convolutions written out.
 
     Args:
         plan: Of a graph that `Quantize` made, with one input and one output.
         multiplier_bits: Bits of a rescaling factor; fewer make smaller logic and more results that differ by one step.
 
     Raises:
-        Unsupported: Not quantized throughout, or not a chain of linear layers, clamps and reshapes.
+        Unsupported: Not quantized throughout, or not a chain of convolutions, linear layers, averages,
+            clamps and reshapes.
     """
     if len(plan.inputs) != 1 or len(plan.outputs) != 1:
         raise Unsupported("An integer network must have one input and one output.")
@@ -152,7 +160,7 @@ class _Walk:
         if isinstance(last, _Sum):
             if last.clamp != (-math.inf, math.inf):
                 raise _not_quantized("an activation after the last layer")
-            self._layers.append(Dense(last.weight, last.bias, None))
+            self._layers.append(Dense(last.weight, last.bias, None, last.pixel))
             scale, zero = last.scale, 0
         elif isinstance(last, _Real):
             scale, zero = np.array([last.scale]), last.zero_point
@@ -180,13 +188,15 @@ class _Walk:
             return self._value(call, "self" if "self" in call.arguments else "input")
         if call.operator == "aten.linear":
             return self._linear(call)
+        if call.operator == "aten.conv2d":
+            return self._convolution(call)
+        if call.operator in ("aten.adaptive_avg_pool2d", "aten.avg_pool2d", "aten.mean"):
+            return self._average(call)
         if call.operator in (*_CLAMPS, "aten.hardtanh", "aten.clamp", "aten.clamp_min"):
             value = self._value(call, "self")
             if isinstance(value, _Sum):
                 low, high = _bounds(call)
-                return _Sum(
-                    value.weight, value.bias, value.scale, (max(low, value.clamp[0]), min(high, value.clamp[1]))
-                )
+                return replace(value, clamp=(max(low, value.clamp[0]), min(high, value.clamp[1])))
         raise _not_quantized(call.operator)
 
     def _value(self, call: Call, argument: str) -> Any:
@@ -202,7 +212,7 @@ class _Walk:
                 raise _not_quantized("an input with two scales")
             self._input = made
         elif isinstance(value, _Sum):
-            self._layers.append(Dense(value.weight, value.bias, self._rescale(value, made)))
+            self._layers.append(Dense(value.weight, value.bias, self._rescale(value, made), value.pixel))
         elif value != made:
             raise _not_quantized("a change of scale between layers")
         return made
@@ -222,19 +232,54 @@ class _Walk:
         )
 
     def _linear(self, call: Call) -> _Sum:
-        source, weight, bias = (self._value(call, name) for name in ("input", "weight", "bias"))
+        source, weight = self._value(call, "input"), self._value(call, "weight")
         if not isinstance(source, _Real) or not isinstance(weight, Call) or len(call.shape) != 2:
             raise _not_quantized("a linear layer on floats, or on more than [N, features]")
         integers, scale = self._constants(weight)
-        integers = integers.astype(np.int64)
+        return self._sum(call, source, integers.astype(np.int64), scale, np.zeros(len(integers), np.int64))
+
+    def _convolution(self, call: Call) -> _Sum:
+        source, weight = self._value(call, "input"), self._value(call, "weight")
+        if not isinstance(source, _Real) or not isinstance(weight, Call):
+            raise _not_quantized("a convolution on floats")
+        integers, scale = self._constants(weight)
+        a = call.arguments
+        shape = self._shape(call, "input")
+        written, pixel = unrolled.convolution(
+            integers.astype(np.int64), shape, a["stride"], a["padding"], a["dilation"], a["groups"]
+        )
+        per_filter = np.broadcast_to(scale.astype(np.float64), len(integers))
+        return self._sum(call, source, written, np.repeat(per_filter, len(written) // len(integers)), pixel)
+
+    def _average(self, call: Call) -> _Sum:
+        source = self._value(call, "self")
+        if not isinstance(source, _Real) or len(self._shape(call, "self")) != 3:
+            raise _not_quantized(f"{call.operator} on floats, or on other than images")
+        written, count, pixel = unrolled.average(call, self._shape(call, "self"))
+        return self._sum(call, source, written, np.full(len(written), 1.0 / count), pixel)
+
+    def _sum(self, call: Call, source: _Real, integers: np.ndarray, scale: np.ndarray, pixel: np.ndarray) -> _Sum:
+        """Accumulators of `integers` [out, in] times the source, with the bias and the zero point's correction."""
         scale = np.broadcast_to(scale.astype(np.float64) * source.scale, len(integers))
         offset = -source.zero_point * integers.sum(axis=1)
         if call.arguments.get("bias") is None:
-            return _Sum(integers, offset, scale)
+            return _Sum(integers, offset, scale, pixel)
+        bias = self._value(call, "bias")
         if isinstance(bias, Call):
-            return _Sum(integers, offset + self._constants(bias)[0].astype(np.int64), scale)
-        stored = self._plan.constants[call.arguments["bias"]["node"]]
-        return _Sum(integers, offset + np.round(stored / scale).astype(np.int64), scale)
+            stored = self._constants(bias)[0].astype(np.int64)
+            return _Sum(integers, offset + np.repeat(stored, len(integers) // len(stored)), scale, pixel)
+        real = self._plan.constants[call.arguments["bias"]["node"]]
+        real = np.repeat(real, len(integers) // len(real))
+        return _Sum(integers, offset + np.round(real / scale).astype(np.int64), scale, pixel)
+
+    def _shape(self, call: Call, argument: str) -> tuple[int, ...]:
+        """Shape of a value without the batch."""
+        name = call.arguments[argument]["node"]
+        shapes = {x.name: x.shape for x in self._plan.inputs} | {c.name: c.shape for c in self._plan.calls}
+        found = shapes[name][1:]
+        if any(size is None for size in found):
+            raise _not_quantized("a shape that is not known")
+        return tuple(int(size) for size in found if size is not None)
 
     def _constants(self, call: Call) -> tuple[np.ndarray, np.ndarray]:
         """Integers and scales of a dequantized weight; its zero points must be zero, its channels the first axis."""
@@ -255,6 +300,6 @@ def _bounds(call: Call) -> tuple[float, float]:
 
 def _not_quantized(what: str) -> Unsupported:
     return Unsupported(
-        f"An integer network must be linear layers, clamps and reshapes, all quantized, but has {what}. "
-        "Apply Quantize first; convolutions and attention are not made into logic."
+        "An integer network must be convolutions, linear layers, averages, clamps and reshapes, all quantized, but "
+        f"has {what}. Apply Quantize first; residual sums, maxima and attention are not made into logic."
     )

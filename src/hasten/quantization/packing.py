@@ -52,7 +52,7 @@ def pack(integers: Tensor, bits: int, block: int) -> Tensor:
     Returns:
         uint8, [n, k / block, block * bits / 8]; of two weights in a byte the first is the lower half.
     """
-    unsigned = (integers.short() + 2 ** (bits - 1)).to(torch.uint8).reshape(len(integers), -1, block)
+    unsigned: Tensor = (integers.short() + 2 ** (bits - 1)).to(torch.uint8).reshape(len(integers), -1, block)
     if bits == 4:
         unsigned = unsigned[..., ::2] | (unsigned[..., 1::2] << 4)
     return unsigned

@@ -26,7 +26,7 @@ def sensitivity(
     """Signal to noise (SQNR) of the network's first output with one layer rounded and all others in float, in dB.
 
     Args:
-        graph: Captured graph; left as it is.
+        graph: Captured graph, of `task.inner` where the task has pre- or postprocessing; left as it is.
         task: Gives the calibration inputs.
         weight_bits: Width of the weights' integers, 2 to 8, rounded to nearest.
         group: Weights that share a scale; None, or where it does not divide a channel's weights: one output channel.
@@ -40,6 +40,7 @@ def sensitivity(
     Raises:
         Unsupported: The graph has no convolution or linear layer.
     """
+    task = task.inner
     reference = inference_form(graph, task.example)
     layers = [node for node in reference.graph.nodes if _is_layer(reference, node)]
     if not layers:

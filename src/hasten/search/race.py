@@ -119,7 +119,7 @@ def _announce(
 
 
 def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[Trial]:
-    """Train all, keep the better half, train on; returns every entrant's last trial."""
+    """Train all, keep the better half, train on; returns the trials that had all the training."""
     standing = [(a, a.steps) for a in entrants]
     last: dict[Steps, Trial] = {}
     best = session.best.merit if session.best else 1.0
@@ -140,7 +140,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
         standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
     for a, _ in standing:
         save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
-    return list(last.values())
+    return [last[a.steps] for a, _ in standing]
 
 
 def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Trial:

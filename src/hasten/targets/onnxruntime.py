@@ -27,6 +27,8 @@ class OnnxRuntime:
     evidence: ClassVar[str] = "timed"
     # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
     runs_on_cpu: ClassVar[bool] = True
+    # (bits, group) of weights alone that its kernels multiply from memory as they are, as MatMulNBits.
+    packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)

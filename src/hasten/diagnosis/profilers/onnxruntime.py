@@ -46,8 +46,9 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
         for key, durations in found.items()
     ]
     note = (
-        f"mean of the quickest quarter of {seen.calls} calls, less what recording was measured to cost: {costs[False]:.1f} us of a node in one "
-        f"thread, {costs[True]:.1f} us of one in several; 0.5 us is added to each for the cut to whole microseconds"
+        f"mean of the quickest quarter of {seen.calls} calls, less what recording a node was measured to cost "
+        f"({costs[False]:.1f} us in one thread, {costs[True]:.1f} us in several); 0.5 us is added to each for the cut "
+        "to whole microseconds"
     )
     return Profile(tuple(nodes), seen.plain_us, seen.profiled_us, seen.calls, note)
 

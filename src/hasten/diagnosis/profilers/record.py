@@ -92,6 +92,6 @@ def alternate(plain: Callable[[], Any], profiled: Callable[[], Any], seconds: fl
 
 
 def undisturbed(times: np.ndarray | list[float]) -> float:
-    """Mean of the quickest quarter: other tenants of the machine only ever add time, to some calls and not to others."""
+    """Mean of the quickest quarter: other tenants of the machine only ever add time, and not to every call."""
     ordered = np.sort(times)
     return float(ordered[: max(1, len(ordered) // 4)].mean())
