@@ -89,6 +89,8 @@ def run(
     budget, listener = budget or Budget(), listener or Silent()
     usable, missing = usable_targets(targets)
     with opened(Path(out), resume) as folder:
+        # From here on the folder is that of a run, and a search killed before its first event can be resumed.
+        (folder / JOURNAL).touch()
         journal = Journal(folder / JOURNAL)
         listener.trying("capturing the model")
         graph = capture(task.model, task.inner.example)
