@@ -10,12 +10,13 @@ torchdistill comes from its pinned environment (see `hasten_bench`). Data: see `
 """
 
 import argparse
-import ast
 import functools
 import inspect
+import io
 import statistics
 import sys
 import time
+import tokenize
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +109,12 @@ class Stamped(Rows):
         return super().__getitem__(index)
 
 
-def lines(function: Any) -> int:
-    """Lines of a function after `ast.unparse`, so that no layout wins."""
-    return len(ast.unparse(ast.parse(inspect.getsource(function))).splitlines())
+def length(function: Any) -> dict[str, int]:
+    """Lines of a function as it stands here, and its tokens, for which no layout wins."""
+    source = inspect.getsource(function)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    layout = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER)
+    return {"lines": len(source.splitlines()), "tokens": sum(token.type not in layout for token in tokens)}
 
 
 def run(tool: str, rows: Stamped, epochs: int, seed: int, test: Any) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def main() -> None:
         each = [s for one in entry["runs"].values() for s in one["epoch_s"]]
         later = [s for one in entry["runs"].values() for s in one["epoch_s"][1:]]
         entry["median_epoch_s"], entry["median_later_epoch_s"] = statistics.median(each), statistics.median(later)
-        entry["lines"] = lines(getattr(TOOLS[tool], "func", TOOLS[tool]))
+        entry |= length(getattr(TOOLS[tool], "func", TOOLS[tool]))
     for tool, entry in found.items():
         entry["later_epoch_over_torchdistill"] = (
             entry["median_later_epoch_s"] / found["torchdistill"]["median_later_epoch_s"]

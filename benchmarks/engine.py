@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from engine_bench import data, rivals, scheduling, serving, soak
 from engine_bench.models import LARGE, SMALL, convolutional
 from engine_bench.page import page
@@ -80,6 +78,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.5, help="of every measurement; of soak: minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--note", default="", help="what a reader must know about the conditions, such as a busy machine"
+    )
     parser.add_argument("--page", action="store_true", help="print the page of what was measured, and measure nothing")
     arguments = parser.parse_args()
     if arguments.page:
@@ -89,14 +90,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             found = ROWS[name](Path(scratch), arguments.repeats, arguments.seconds)
         print(name, json.dumps(found, indent=2), flush=True)
-        keep(arguments.out, name, found)
+        keep(arguments.out, name, found, arguments.note)
 
 
-def keep(path: Path, name: str, found: Any) -> None:
+def keep(path: Path, name: str, found: Any, note: str) -> None:
     """Put a row into the results file, with the machine it was measured on."""
     results = json.loads(path.read_text()) if path.exists() else {}
     results["machine"] = fingerprint() | {"usable_cores": usable_cores()}
-    results.setdefault("rows", {})[name] = {"found": found, "load_average": list(psutil.getloadavg())}
+    results.setdefault("rows", {})[name] = {"found": found, "note": note}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
 

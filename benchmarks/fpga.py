@@ -1,4 +1,4 @@
-"""Logic against sparsity and weight format: a perceptron 64-16-10 on digits as UltraScale+ cells, checked bit for bit.
+"""Logic against sparsity and weight format: a perceptron 64-8-10 on digits as UltraScale+ cells, checked bit for bit.
 
 python benchmarks/fpga.py --out benchmarks/results/fpga_luts.json
 
@@ -37,7 +37,7 @@ def digits_task() -> tuple[Task, np.ndarray, np.ndarray]:
     x = (x / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = torch.from_numpy(x[order]), torch.from_numpy(y[order])
-    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(300):
         optimizer.zero_grad()
@@ -86,6 +86,7 @@ def row(net: IntegerNet, x: np.ndarray, y: np.ndarray, family: str) -> dict[str,
         "samples_checked": report["samples"],
         "mismatches": report["mismatches"]["interpreter"],
         "cycles": report["latency_cycles"],
+        "adder_bits_estimate": report["adder_bits_estimate"],
         **found,
     }
 
@@ -102,13 +103,13 @@ def main() -> None:
         if sparsity:
             pruned = {"sparsity": sparsity, "epochs": 10, "steps": 2, "schedule": "linear"}
             graph = make_technique("prune_weights", pruned).apply(graph, task)
-        nearest = {"placement": "symmetric", "weight_rounding": False}
+        nearest = {"placement": "symmetric", "rounding": "nearest"}
         graph = make_technique("quantize", nearest).apply(graph, task)
         net = integer_net(plan(graph, task.example), multiplier_bits=10)
         for form in FORMATS:
             rows.append({"sparsity": sparsity, "weights": form, **row(rounded(net, form), x, y, "xilinx")})
             print(rows[-1], flush=True)
-            found = {"network": "perceptron 64-16-10 on digits", "test_samples": len(x), "versions": versions()}
+            found = {"network": "perceptron 64-8-10 on digits", "test_samples": len(x), "versions": versions()}
             arguments.out.write_text(json.dumps({**found, "rows": rows}, indent=2) + "\n")
 
 

@@ -94,7 +94,7 @@ NETWORKS = {
     "bert_base": Network(bert, lambda small: (16 if small else 128,), 64, tokens=True),
     "decoder_1b": Network(decoder, lambda small: (16 if small else 512,), 4, tokens=True),
 }
-_QUANTIZE = {"placement": "fuse_activations", "weight_rounding": False, "bias_correction": False, "samples": 16}
+_QUANTIZE = {"placement": "fuse_activations", "rounding": "nearest", "bias_correction": False, "samples": 16}
 HASTEN: dict[str, tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]] = {
     "hasten fp32": ([], {}),
     "hasten tf32": ([], {"precision": "tf32"}),

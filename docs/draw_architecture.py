@@ -95,8 +95,8 @@ def _line(start: Box, end: Box, is_down: bool) -> str:
     from_x, to_x, middle = start[0] + start[2] / 2, end[0] + end[2] / 2, (from_y + to_y) / 2
     dashes = "" if is_down else ' stroke-dasharray="4 3"'
     return (
-        f'<path d="M{from_x:.0f} {from_y:.0f} C{from_x:.0f} {middle:.0f} {to_x:.0f} {middle:.0f} {to_x:.0f} {to_y:.0f}" '
-        f'fill="none" stroke="{LINE}" stroke-opacity="0.7"{dashes}/>'
+        f'<path d="M{from_x:.0f} {from_y:.0f} C{from_x:.0f} {middle:.0f} {to_x:.0f} {middle:.0f} '
+        f'{to_x:.0f} {to_y:.0f}" fill="none" stroke="{LINE}" stroke-opacity="0.7"{dashes}/>'
     )
 
 

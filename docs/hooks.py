@@ -1,7 +1,7 @@
-"""What the site derives from the code when it is built: option tables, the command line, and the source files linked to.
+"""What the site derives from the code when it is built: option tables, commands, messages, source files.
 
-Markers in pages: `<!-- options -->` in a page under techniques/ or targets/, `<!-- commands -->`, `<!-- messages -->`. Links to
-`../src/hasten/*.py` and `../examples/*.py` work in a checkout; in the site they lead to a page that shows the file.
+Markers in pages: `<!-- options -->` (under techniques/ and targets/), `<!-- commands -->`, `<!-- messages -->`. Links
+to `../src/hasten/*.py` and `../examples/*.py` work in a checkout; in the site they lead to a page that shows the file.
 """
 
 import dataclasses

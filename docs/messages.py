@@ -1,4 +1,4 @@
-"""Every message that hasten raises on purpose, read from the source: what docs/troubleshooting.md is checked against."""
+"""Every message that hasten raises on purpose, read from the source; troubleshooting.md is checked against it."""
 
 import ast
 from collections.abc import Iterator

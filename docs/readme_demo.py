@@ -21,7 +21,9 @@ CAPTIONS = {
     "({n} photographs).",
     "README.zh-CN.md": "批大小 1，{cpu}，{cores} 核；得分取自搜索部分，上界取自认证部分（{n} 张照片）。",
 }
-WIDTH = 920
+WIDTH, HEIGHT = 920, 420
+LEFT, TOP, BOTTOM = 80, 50, 60
+ROWS = 6
 
 
 def main(run: Path) -> None:
@@ -40,47 +42,89 @@ def main(run: Path) -> None:
 
 
 def table(result: dict[str, Any], headers: tuple[str, ...]) -> str:
-    """Every measured trial, fastest first, as Markdown."""
+    """The original, what was certified, and the fastest of the rest, as Markdown."""
     finals = {final["number"]: final for final in result["finals"]}
     rows = ["| " + " | ".join(headers) + " |", "|---|--:|--:|--:|--:|---|"]
-    measured = [t for t in result["trials"] if t["latency"]]
-    for trial in sorted(measured, key=lambda t: -latency_of(t, finals)["ratio"]):
+    ranked = _ranked(result, finals)
+    shown = {trial["number"] for trial in ranked[:ROWS]} | set(finals) | {0}
+    for trial in (t for t in ranked if t["number"] in shown):
         x, final = latency_of(trial, finals), finals.get(trial["number"])
-        name = "original (PyTorch eager)" if trial["number"] == 0 else trial["name"]
         bound = f"{final['certificate']['upper_bound']:.4f}" if final else ""
         verdict = ("passed" if final["certificate"]["passed"] else "not certified") if final else ""
         ratio = f"{x['ratio']:.2f} [{x['ratio_low']:.2f}, {x['ratio_high']:.2f}]"
-        rows.append(f"| {name} | {x['median_ms']:.2f} | {ratio} | {trial['score']:.4f} | {bound} | {verdict} |")
+        rows.append(f"| {_name(trial)} | {x['median_ms']:.2f} | {ratio} | {trial['score']:.4f} | {bound} | {verdict} |")
     return "\n".join(rows)
 
 
 def picture(result: dict[str, Any]) -> str:
-    """Times faster as bars, one for each candidate; certified ones filled green."""
+    """Score against speed: every trial a dot, those that none beats in both on a line, those certified filled."""
     finals = {final["number"]: final for final in result["finals"]}
-    measured = sorted((t for t in result["trials"] if t["latency"]), key=lambda t: -latency_of(t, finals)["ratio"])
-    longest = max(latency_of(t, finals)["ratio_high"] for t in measured)
-    height, label = 28, 470
-    scale = (WIDTH - label - 110) / longest
+    trials = _ranked(result, finals)
+    best = result.get("best_number")
+    speeds = [latency_of(t, finals)["ratio"] for t in trials]
+    scores = [t["score"] for t in trials]
+    room = 0.1 * (max(scores) - min(scores)) or 0.01
+    low, high, fastest = min(scores) - room, max(scores) + room, 1.08 * max(speeds)
+
+    def at(trial: dict[str, Any]) -> tuple[float, float]:
+        across = latency_of(trial, finals)["ratio"] / fastest
+        up = (trial["score"] - low) / (high - low)
+        return LEFT + across * (WIDTH - LEFT - 30), TOP + (1 - up) * (HEIGHT - TOP - BOTTOM)
+
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height * len(measured) + 30}" '
-        'font-family="system-ui, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
+        'font-size="14">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
-        f'<text x="{label}" y="16" fill="#555">times faster than PyTorch eager at batch 1</text>',
+        *_axes(fastest, low, high),
     ]
-    for row, trial in enumerate(measured):
-        x, y = latency_of(trial, finals), 26 + row * height
-        final = finals.get(trial["number"])
-        passed = final is not None and final["certificate"]["passed"]
-        name = "original (PyTorch eager)" if trial["number"] == 0 else trial["name"]
-        fill = "#2e7d32" if passed else "#b0bec5"
-        bar = x["ratio"] * scale
-        note = " certified" if passed else ""
-        lines += [
-            f'<text x="{label - 8}" y="{y + 17}" text-anchor="end" fill="#1a1a1a">{name}</text>',
-            f'<rect x="{label}" y="{y + 3}" width="{bar:.1f}" height="{height - 8}" fill="{fill}"/>',
-            f'<text x="{label + bar + 6:.1f}" y="{y + 17}" fill="#1a1a1a">{x["ratio"]:.1f}x{note}</text>',
-        ]
+    edge = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, _unbeaten(trials)))
+    lines.append(f'<polyline points="{edge}" fill="none" stroke="#90a4ae" stroke-width="1.5"/>')
+    for trial in trials:
+        x, y = at(trial)
+        passed = trial["number"] in finals and finals[trial["number"]]["certificate"]["passed"]
+        fill = "#2e7d32" if passed else "#1a1a1a" if trial["number"] == 0 else "#ffffff"
+        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{fill}" stroke="#546e7a" stroke-width="1.5"/>')
+        if trial["number"] in (0, best):
+            ratio = latency_of(trial, finals)["ratio"]
+            text = "original" if trial["number"] == 0 else f"{ratio:.1f} times faster, certified"
+            side = "start" if x < WIDTH / 2 else "end"
+            lines.append(f'<text x="{x:.1f}" y="{y - 14:.1f}" text-anchor="{side}" fill="#1a1a1a">{text}</text>')
     return "\n".join([*lines, "</svg>\n"])
+
+
+def _axes(fastest: float, low: float, high: float) -> list[str]:
+    lines = [
+        f'<path d="M{LEFT},{TOP} V{HEIGHT - BOTTOM} H{WIDTH - 30}" fill="none" stroke="#546e7a"/>',
+        f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 12}" text-anchor="middle" fill="#37474f">'
+        "times faster than PyTorch eager at batch 1</text>",
+        f'<text x="{LEFT}" y="{TOP - 14}" text-anchor="middle" fill="#37474f">score</text>',
+    ]
+    step = max(1, round(fastest / 8))
+    for value in range(0, int(fastest) + 1, step):
+        x = LEFT + value / fastest * (WIDTH - LEFT - 30)
+        lines.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle" fill="#546e7a">{value}</text>')
+    for share in (0.0, 0.5, 1.0):
+        y = TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+        text = f"{low + share * (high - low):.3f}"
+        lines.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end" fill="#546e7a">{text}</text>')
+    return lines
+
+
+def _ranked(result: dict[str, Any], finals: dict[int, Any]) -> list[dict[str, Any]]:
+    """Measured trials, fastest first."""
+    return sorted((t for t in result["trials"] if t["latency"]), key=lambda t: -latency_of(t, finals)["ratio"])
+
+
+def _unbeaten(ranked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept: list[dict[str, Any]] = []
+    for trial in ranked:
+        if not kept or trial["score"] > kept[-1]["score"]:
+            kept.append(trial)
+    return kept
+
+
+def _name(trial: dict[str, Any]) -> str:
+    return "original (PyTorch eager)" if trial["number"] == 0 else trial["name"]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import hasten
 from hasten.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests" / "support")]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -97,7 +97,8 @@ def test_no_floor_is_above_what_was_measured(found: dict[str, Any]) -> None:
     ]
     assert all(row["floor_us"] <= row["time_us"] * 1.001 for row in floors)
     least = found["ceilings_ms"]["fp32"]
-    assert least <= min(v["whole_us"] for v in found["versions"] if v["precision"] == "fp32") / 1e3
+    whole = [v for v in found["versions"] if v["precision"] == "fp32" and "half" not in v["name"]]
+    assert least <= min(v["whole_us"] for v in whole) / 1e3 * 1.001
 
 
 def test_every_reason_is_on_the_list(found: dict[str, Any]) -> None:
@@ -135,9 +136,9 @@ def test_an_artifact_without_profiler_is_refused(task: hasten.Task, cache: None,
 
 
 def test_the_tables_name_layers_programs_and_limits(found: dict[str, Any]) -> None:
-    console = Console(width=220, file=io.StringIO())
-    console.print(diagnosis_tables(found))
-    text = console.file.getvalue()
+    written = io.StringIO()
+    Console(width=220, file=written).print(diagnosis_tables(found))
+    text = written.getvalue()
     for expected in ("depthwise", "onnxruntime int8", "least time of this architecture here", "Gop/s"):
         assert expected in text
 

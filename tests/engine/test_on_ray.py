@@ -14,7 +14,8 @@ import pytest
 import hasten
 from hasten.errors import InvalidInput
 
-pytestmark = pytest.mark.slow
+# Ray and its dependencies warn about themselves.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture
@@ -41,7 +42,6 @@ def read(output: Path) -> tuple[list[str], np.ndarray]:
     return [key for part in parts for key in part["key"].tolist()], np.concatenate([p["output_0"] for p in parts])
 
 
-@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact: Path, tmp_path: Path) -> None:
     from hasten.engine.on_ray import run_batch_on_ray
 
@@ -57,19 +57,18 @@ def test_one_of_three_nodes_killed_every_row_exactly_once(cluster: Any, artifact
             cluster.remove_node(victim, allow_graceful=False)
 
     report = run_batch_on_ray(
-        artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=25, actors=3, progress=progress
+        artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=75, actors=3, progress=progress
     )
     assert killed.is_set()
-    assert report.shards == 120
+    assert report.shards == 40
     keys, answers = read(tmp_path / "out")
     assert keys == [str(i) for i in range(3000)]
     np.testing.assert_allclose(answers, hasten.load(artifact)(x)[0], atol=1e-5)
     assert not list((tmp_path / "out").glob("*.unfinished"))
-    again = run_batch_on_ray(artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=25)
-    assert (again.rows, again.skipped) == (0, 120)
+    again = run_batch_on_ray(artifact, tmp_path / "x.npy", tmp_path / "out", shard_rows=75)
+    assert (again.rows, again.skipped) == (0, 40)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_same_application_on_ray_serve(artifact: Path) -> None:
     pytest.importorskip("ray", reason="the `ray` extra is not installed")
     from hasten.serve.models import Entry

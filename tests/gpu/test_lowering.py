@@ -129,7 +129,7 @@ def test_dense_weights_are_refused_by_sparse() -> None:
 
 def test_the_package_runs_in_pieces_and_agrees(tmp_path: Path) -> None:
     """Everything but the device: export at one batch size, casts, compilation, loading, pieces."""
-    target = make_target("cuda", {"precision": "bf16", "batch": 3, "autotune": False})
+    target = make_target("cuda", {"precision": "fp16", "batch": 3, "autotune": False})
     assert isinstance(target, Cuda)
     task = perceptron()
     graph = quantized(task)

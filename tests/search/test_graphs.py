@@ -7,7 +7,7 @@ import torch
 from torch.fx import GraphModule
 
 import hasten
-from hasten.recipe import make_technique
+from hasten.recipe import Recipe, make_target, make_technique
 from hasten.search.graphs import GraphStore, key_of
 
 CUT = make_technique("prune_filters", {"ratio": 0.5, "samples": 64})
@@ -64,3 +64,19 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(digits_task: hasten.Ta
     _, steps = store.after((TRAIN,), {})
     assert steps == (TRAIN,)
     assert not (own / "training.pt").exists()
+
+
+def test_a_pruned_distilled_quantized_recipe_replays_to_the_same_bytes(
+    digits_task: hasten.Task, tmp_path: Path
+) -> None:
+    """As a search makes it, with a training cut short, and as `hasten apply` makes it from the YAML alone."""
+    long = make_technique("distill", {"epochs": 50, "max_steps": 400})
+    quantize = make_technique("quantize", {"rounding": "nearest"})
+    _, trained = _store(digits_task, tmp_path / "search").after((CUT, long), {}, limit_s=0.05)
+    # A new store, as after a resume: what was trained is read from disk.
+    graph, steps = _store(digits_task, tmp_path / "search").after((*trained, quantize), {})
+    recipe = Recipe(steps, make_target("onnxruntime"))
+    (tmp_path / "compiled").mkdir()
+    recipe.target.compile(graph, digits_task, tmp_path / "compiled")
+    again = hasten.apply(Recipe.from_yaml(recipe.to_yaml()), digits_task, tmp_path / "again.hasten")
+    assert (again.path / "model.onnx").read_bytes() == (tmp_path / "compiled" / "model.onnx").read_bytes()

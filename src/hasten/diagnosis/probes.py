@@ -49,7 +49,9 @@ def write_probe(shape: Shape, precision: str, path: Path) -> None:
     conv = bool(shape.kernel)
     weight_shape = (shape.width, shape.data[1] // shape.group, *shape.kernel) if conv else (shape.data[-1], shape.width)
     axis = 0 if conv else 1
-    attributes = dict(kernel_shape=shape.kernel, strides=shape.strides, pads=shape.pads, group=shape.group)
+    attributes: dict[str, Any] = dict(
+        kernel_shape=shape.kernel, strides=shape.strides, pads=shape.pads, group=shape.group
+    )
     if conv and shape.dilations:
         attributes["dilations"] = shape.dilations
     layer = helper.make_node("Conv" if conv else "MatMul", ["a", "b"], ["c"], **(attributes if conv else {}))
@@ -97,7 +99,8 @@ def write_chain(length: int, path: Path, *, parallel: bool = False) -> tuple[int
 
     names = ["x", *(f"h{i}" for i in range(length - 1)), "y"]
     pairs = list(itertools.pairwise(names))
-    shape, constants = (1, 8), []
+    shape: tuple[int, ...] = (1, 8)
+    constants = []
     if parallel:
         shape = (1, 16, 32, 32)
         constants = [numpy_helper.from_array(np.full((16, 16, 3, 3), 0.005, np.float32), "w")]

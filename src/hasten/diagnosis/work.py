@@ -160,7 +160,7 @@ def _layer(node: Any, shapes: tuple[list[Any], list[Any]], sources: list[str]) -
     )
 
 
-def _macs(kind: str, given: list[Any], made: Any, attributes: dict[str, Any]) -> int:
+def _macs(kind: str, given: list[list[int]], made: list[int], attributes: dict[str, Any]) -> int:
     out = math.prod(made)
     if kind == "Conv":
         return out * math.prod(given[1][1:])
@@ -206,8 +206,8 @@ def _label(node: Any, sources: list[str]) -> str:
     inner = [name for name in names[:-1] if name]
     own = node.name.removeprefix("node_")
     if not inner:
-        return own
-    return inner[-1] if any(sources[1:2]) else f"{inner[-1]}: {own}"
+        return str(own)
+    return str(inner[-1]) if any(sources[1:2]) else f"{inner[-1]}: {own}"
 
 
 def _distinct(layers: Iterable[Layer]) -> list[Layer]:

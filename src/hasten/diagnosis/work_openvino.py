@@ -23,7 +23,10 @@ def read_work(path: Path, inputs: list[np.ndarray]) -> Work:
 
     model = ov.Core().read_model(path)
     model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})
-    layers, kinds, before, producers = [], {}, {}, {}
+    layers: list[Layer] = []
+    kinds: dict[str, str] = {}
+    before: dict[str, tuple[str, ...]] = {}
+    producers: dict[str, str] = {}
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind in ("Constant", "Parameter", "Result"):
@@ -67,7 +70,7 @@ def _layer(node: Any, sources: list[str]) -> Layer:
     )
 
 
-def _macs(node: Any, kind: str, given: list[Any], made: Any) -> int:
+def _macs(node: Any, kind: str, given: list[list[int]], made: list[int]) -> int:
     if kind == "MatMul":
         transposed = node.get_attributes()["transpose_a"] and len(given[0]) > 1
         return math.prod(made) * int(given[0][-2 if transposed else -1])

@@ -1,21 +1,23 @@
 """A batch job on Ray Data: an actor pool over many machines, the unit of work is a shard.
 
-A shard's part appears in the output folder complete or not at all, under a name that its number decides. So when a
-node dies and Ray runs its shards again elsewhere, every row is still there exactly once.
+A shard's part appears in the output folder complete or not at all, under a name that its number decides. What a dead
+node leaves undone is what has no part yet: it runs in another round, and every row is there exactly once.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hasten.engine.batch import BatchReport, Job, ShardRunner
-from hasten.errors import InvalidInput
+from hasten.errors import HastenError, InvalidInput
 
 _IN_FLIGHT = 2
+# Reserved per worker: half of what it uses, so that the workers of a dead node find room on the others.
+_CORES = 0.5
 
 
 def run_batch_on_ray(
@@ -40,6 +42,7 @@ def run_batch_on_ray(
 
     Raises:
         InvalidInput: Ray is not installed, or the input or an option breaks a rule.
+        HastenError: A row cannot be answered, or no worker is left.
     """
     try:
         import ray
@@ -58,9 +61,14 @@ def run_batch_on_ray(
     if owned:
         ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
     try:
-        for count in _stream(ray, job, todo, actors):
-            rows += count
-            progress(rows, total)
+        left = todo
+        while left:
+            for count in _stream(ray, job, left, actors):
+                rows += count
+                progress(rows, total)
+            before, left = left, job.begin()
+            if len(left) == len(before):
+                raise HastenError(f"No worker finished a shard; {len(left)} are left. Are the nodes alive?")
         workers = actors or int(ray.cluster_resources().get("CPU", 1))
     finally:
         if owned:
@@ -69,27 +77,27 @@ def run_batch_on_ray(
     return BatchReport(rows, len(todo), len(shards) - len(todo), time.perf_counter() - start, use, next(iter(use)))
 
 
-def _stream(ray: Any, job: Job, todo: list[int], actors: int) -> Any:
-    """Rows of every part, as it appears."""
-    if not todo:
-        return
-    size = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    size = min(size, len(todo))
+def _stream(ray: Any, job: Job, todo: list[int], actors: int) -> Iterator[int]:
+    """Rows of every part, as it appears; what a node took with it when it died is missing."""
+    size = min(len(todo), actors or max(1, int(ray.cluster_resources().get("CPU", 1))))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A node's death is not the job's: its shards run again.
-    context.max_errored_blocks = 0
+    context.max_errored_blocks = -1  # a worker died; what a worker itself reports is raised below
     numbers = ray.data.from_items([{"shard": index} for index in todo], override_num_blocks=len(todo))
     answered = numbers.map_batches(
         RayWorker,
         fn_constructor_args=(dataclasses.asdict(job),),
         batch_size=1,
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
-        max_restarts=-1,
-        max_task_retries=-1,
+        num_cpus=_CORES,
+        scheduling_strategy="SPREAD",
+        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+        # An actor that waits for room to restart would hold its shards back for as long.
+        max_restarts=0,
+        max_task_retries=0,
     )
     for row in answered.iter_rows():
+        if row["error"]:
+            raise HastenError(row["error"])
         yield int(row["rows"])
 
 
@@ -100,6 +108,9 @@ class RayWorker:
         self._runner = ShardRunner(Job(**job), replicas=1, threads=1, profile_s=0.2)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the parts of the shards in `batch["shard"]`; returns their numbers and rows."""
-        done = list(self._runner.run([int(index) for index in batch["shard"]]))
-        return {"shard": np.array([index for index, _ in done]), "rows": np.array([count for _, count in done])}
+        """Write the part of the shard in `batch["shard"]`; returns its rows, or why it cannot be answered."""
+        try:
+            rows, error = sum(count for _, count in self._runner.run([int(index) for index in batch["shard"]])), ""
+        except HastenError as failure:
+            rows, error = 0, str(failure)
+        return {"rows": np.array([rows]), "error": np.array([error])}

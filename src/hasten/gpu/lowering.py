@@ -69,6 +69,23 @@ def _lower_integer(graph: GraphModule, node: Node, dtype: torch.dtype) -> bool:
     return True
 
 
+def round_in_float32(graph: GraphModule) -> None:
+    """Replace the quantize operators, which take float32 alone, by arithmetic that takes halves too; in place."""
+    for node in list(graph.graph.nodes):
+        if str(node.target) == "quantized_decomposed.quantize_per_tensor.default":
+            source, scale, *rest = node.args
+            with graph.graph.inserting_before(node):
+                # One element, not a scalar: only then does a product with a half become float32.
+                inverse = new_parameter(graph, f"{node.name}_inverse", torch.tensor([1.0 / scale]))
+                made = graph.graph.call_function(_rounded, (source, inverse, *rest))
+            node.replace_all_uses_with(made)
+    _finished(graph, 0)
+
+
+def _rounded(x: Tensor, inverse: Tensor, zero_point: int, low: int, high: int, dtype: torch.dtype) -> Tensor:
+    return (torch.round(x * inverse) + zero_point).clamp(low, high).to(dtype)
+
+
 def _signed(q: Tensor) -> Tensor:
     """Matrix units multiply signed bytes."""
     return (q.to(torch.int16) - 128).to(torch.int8)

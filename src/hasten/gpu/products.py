@@ -81,12 +81,18 @@ def convolution_reference(
     zero_point: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """What the kernel computes, by float64 products, which hold every sum exactly; shapes as the kernel's."""
-    x = image.permute(0, 3, 1, 2).double()
-    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=float(zero_point))
-    total = F.conv2d(x, weight.permute(0, 3, 1, 2).double(), None, stride, 0, dilation)
-    y = total.permute(0, 2, 3, 1).float() * scale + bias
-    return y.to(dtype).contiguous()
+    """What the kernel computes, as an integer product over every tap's slice of the image; shapes as the kernel's."""
+    sizes = output_size(image.shape[1:3], weight.shape[1:3], stride, padding, dilation)
+    x = F.pad(image, (0, 0, padding[1], padding[1], padding[0], padding[0]), value=zero_point)
+    high, wide = ((size - 1) * step + 1 for size, step in zip(sizes, stride, strict=True))
+    taps = [
+        x[:, top : top + high : stride[0], left : left + wide : stride[1]]
+        for top in range(0, weight.shape[1] * dilation[0], dilation[0])
+        for left in range(0, weight.shape[2] * dilation[1], dilation[1])
+    ]
+    patches = torch.cat(taps, 3)
+    total = torch._int_mm(patches.reshape(-1, patches.shape[3]), weight.reshape(len(weight), -1).t())
+    return (total.float() * scale + bias).to(dtype).reshape(len(image), *sizes, len(weight))
 
 
 @functools.cache

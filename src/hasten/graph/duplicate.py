@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -31,10 +31,10 @@ def separate(module: nn.Module, original: nn.Module) -> None:
     shared = {id(x) for x in (*original.parameters(), *original.buffers())}
     copies: dict[int, torch.Tensor] = {}  # what is tied stays tied
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, x in tensors.items():
+        for held in cast(tuple[dict[str, Any], ...], (part._parameters, part._buffers)):
+            for name, x in held.items():
                 if x is not None and id(x) in shared:
-                    tensors[name] = copies.setdefault(id(x), copy.deepcopy(x))
+                    held[name] = copies.setdefault(id(x), copy.deepcopy(x))
 
 
 def move(module: nn.Module, device: torch.device) -> None:

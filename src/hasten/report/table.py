@@ -8,7 +8,7 @@ from rich.table import Table
 def result_table(result: dict[str, Any]) -> Table:
     """The content of `result.json` as a table, fastest first; failures last, with their reason."""
     finals = {final["number"]: final for final in result["finals"]}
-    best = result["best_number"]
+    best = result.get("best_number")
     table = Table(
         title=f"{result['task']}: batch-1 latency against the original in PyTorch eager",
         caption="score and drop on the search part; at most: certified bound of the drop, on the other part",

@@ -155,7 +155,7 @@ def _held(node: Node) -> tuple[float | None, float | None]:
         users = list(node.users)
         for user in users:
             if "quantize_per_tensor" in str(user.target) and "dequantize" not in str(user.target):
-                scale, zero, low, high = (float(x) for x in user.args[1:5])
+                scale, zero, low, high = (float(str(x)) for x in user.args[1:5])
                 return (low - zero) * scale, (high - zero) * scale
         if len(users) != 1:
             break

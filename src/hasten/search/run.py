@@ -32,7 +32,7 @@ from hasten.search.race import train_and_race
 from hasten.search.session import OutOfTime, Session
 from hasten.search.ship import remove_candidates, ship
 from hasten.search.space import usable_targets
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, floor_of
 from hasten.task import Budget, Task
 
 _BEST = "best.hasten"
@@ -138,7 +138,7 @@ def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
     session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
     chosen = journal.once(
-        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials[1:], budget)]}
+        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials, budget)]}
     )["numbers"]
     listener.trying(f"certifying {len(chosen)} finalists")
     finalists = [session.trials[number] for number in chosen]
@@ -170,7 +170,8 @@ def _check_certifiable(bench: Bench, budget: Budget) -> None:
 def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Result:
     budget, folder, journal = session.budget, session.folder, session.journal
     ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
-    passing = [final for final in ranked if final.passed(budget)]
+    floor = floor_of(session.trials[0], budget)
+    passing = [final for final in ranked if final.passed(budget) and final.merit(budget.objective) > floor]
     best = _ship_best(session, passing[0]) if passing else None
     if passing:
         write_details(session.bench, passing[0].trial, folder / DETAILS)

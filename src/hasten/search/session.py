@@ -12,7 +12,7 @@ from hasten.search.compiler import reason
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener
 from hasten.search.ship import keep_best_so_far
-from hasten.search.trial import Trial, best_fitting
+from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
 _FIRST_GUESS_S = 5.0
@@ -52,7 +52,7 @@ class Session:
     @property
     def best(self) -> Trial | None:
         """The best candidate within the budget on the search part so far."""
-        return best_fitting(self.trials, self.budget)
+        return max(contenders(self.trials, self.budget), key=lambda t: t.merit, default=None)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""
