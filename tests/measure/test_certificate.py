@@ -1,5 +1,7 @@
 """The certificate keeps its word: simulated many times, it rarely passes what it must not."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +66,14 @@ def test_samples_needed_is_just_enough() -> None:
     assert paired_proportions_bound(0, 0, needed, 0.05) <= 0.01 + 2e-5
 
 
+@pytest.mark.parametrize(("max_drop", "level", "needed"), [(0.02, 0.025, 191), (0.5, 0.25, 2), (1.0, 0.05, 1)])
+def test_samples_needed_is_the_fewest(max_drop: float, level: float, needed: int) -> None:
+    assert samples_needed(max_drop, level) == needed
+    assert paired_proportions_p_value(0, 0, needed, max_drop) <= level
+    if needed > 1:
+        assert paired_proportions_p_value(0, 0, needed - 1, max_drop) > level
+
+
 def test_other_scores_get_a_bootstrap_bound_that_covers() -> None:
     rng = np.random.default_rng(1)
     covered = 0
@@ -102,3 +112,36 @@ def test_finalists_share_the_error() -> None:
     assert alone.holdout_sha256 == among.holdout_sha256
     other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows[::-1])
     assert other.holdout_sha256 != alone.holdout_sha256
+
+
+def test_the_record_says_what_was_tested() -> None:
+    baseline, candidate = np.ones(400), np.ones(400)
+    candidate[:4] = 0
+    rows = np.arange(400)
+    found = certify(baseline, candidate, max_drop=0.05, confidence=0.9, indices=rows).to_json()
+    assert found.pop("upper_bound") == paired_proportions_bound(4, 0, 400, 1 - 0.9)
+    assert found.pop("confidence") == pytest.approx(0.9)
+    assert found == {
+        "n": 400,
+        "baseline_score": 1.0,
+        "score": 0.99,
+        "drop": pytest.approx(0.01),
+        "max_drop": 0.05,
+        "family_confidence": 0.9,
+        "finalists": 1,
+        "method": EXACT,
+        "holdout_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
+        "passed": True,
+        "target": "labels",
+        "seed": 0,
+    }
+    other = certify(baseline, candidate, max_drop=0.05, confidence=0.9, indices=rows, target="original", seed=7)
+    assert (other.target, other.seed) == ("original", 7)
+
+
+def test_a_bound_at_the_budget_passes_and_one_above_does_not() -> None:
+    baseline, candidate = np.full(60, 0.9), np.full(60, 0.7)
+    bound, _ = upper_bound(baseline, candidate, 0.05)
+    rows = np.arange(60)
+    assert certify(baseline, candidate, max_drop=bound, confidence=0.95, indices=rows).passed
+    assert not certify(baseline, candidate, max_drop=np.nextafter(bound, 0), confidence=0.95, indices=rows).passed

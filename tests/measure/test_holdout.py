@@ -45,6 +45,32 @@ def test_unlabelled_holdouts_have_no_targets(tmp_path: Path) -> None:
     assert store_holdout(_task([torch.zeros(4, 3)] * 3), tmp_path, seed=0).targets is None
 
 
+def test_a_quarter_steers_and_lengths_are_known(tmp_path: Path) -> None:
+    holdout = store_holdout(_task(_batches(40)), tmp_path / "new" / "folder", seed=3)
+    assert (len(holdout), len(holdout.search), len(holdout.certify), holdout.seed) == (40, 10, 30, 3)
+    assert [len(holdout.batches(holdout.search, size)) for size in (1, 3, 5, 10, 11)] == [10, 4, 2, 1, 1]
+    assert [len(x[0]) for x, _ in holdout.batches(holdout.search, 4)] == [4, 4, 2]
+
+
+def test_two_samples_are_enough_to_split(tmp_path: Path) -> None:
+    holdout = store_holdout(_task(_batches(2)), tmp_path, seed=0)
+    assert (len(holdout.search), len(holdout.certify)) == (1, 1)
+
+
+def test_unlabelled_batches_have_no_target_and_numbers_become_tensors(tmp_path: Path) -> None:
+    bare = store_holdout(_task([torch.zeros(4, 3)] * 3), tmp_path / "bare", seed=0)
+    assert [target for _, target in bare.batches(bare.certify, 4)] == [None] * 3
+    listed = store_holdout(
+        _task([(torch.zeros(2, 3), np.array([5, 6])), (torch.zeros(1, 3), np.array([7]))]), tmp_path, 0
+    )
+    assert listed.targets.tolist() == [5, 6, 7]
+
+
+def test_a_target_that_wants_a_gradient_is_taken_as_a_value(tmp_path: Path) -> None:
+    holdout = store_holdout(_task([(torch.zeros(4, 3), torch.ones(4, requires_grad=True))]), tmp_path, seed=0)
+    assert not holdout.targets.requires_grad
+
+
 @pytest.mark.parametrize(
     ("holdout", "message"),
     [

@@ -123,3 +123,28 @@ def test_arguments_outside_their_range_are_refused() -> None:
         logarithmic.quantize(x, 4, base="e")
     with pytest.raises(InvalidInput, match="must hold values"):
         linear.quantize(torch.empty(0, 3), 8, symmetric=True, granularity="tensor")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_logarithms_are_stored_as_they_say(per_channel: bool) -> None:
+    x = torch.tensor([[8.0, -4.0, 0.0], [0.5, 0.25, 0.125]])
+    found = logarithmic.quantize(x, 4, per_channel=per_channel)
+    assert (found.sign.dtype, found.code.dtype, found.top.dtype) == (torch.int8, torch.uint8, torch.int64)
+    assert found.top.tolist() == ([3, -1] if per_channel else [3])
+    assert found.sign.tolist() == [[1, -1, 0], [1, 1, 1]]
+    assert found.code[found.sign != 0].tolist() == ([0, 1, 0, 1, 2] if per_channel else [0, 1, 4, 5, 6])
+    assert int(found.code.max()) <= 2**3 - 2
+    assert torch.equal(found.dequantize(), x)
+
+
+def test_a_single_number_has_a_logarithm() -> None:
+    found = logarithmic.quantize(torch.tensor(-6.0), 4)
+    assert (found.top.tolist(), found.sign.item(), found.code.item()) == ([3], -1, 0)
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_widths_without_a_meaning_are_refused(bits: int) -> None:
+    with pytest.raises(InvalidInput, match=rf"`bits` must be in \[2, 8\], but got {bits}\."):
+        logarithmic.quantize(torch.ones(2, 2), bits)
+    with pytest.raises(InvalidInput, match=rf"`bits` must be in \[2, 8\], but got {bits}\."):
+        linear.quantize(torch.ones(2, 2), bits, symmetric=True, granularity="tensor")
