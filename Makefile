@@ -63,7 +63,7 @@ release:  ## wheel and sdist in dist/, tried from a clean environment
 
 lock: $(TOOLS)/.installed  ## requirements-test.txt: constraints.txt with the SHA-256 of every file on PyPI
 	$(TOOLS)/bin/uv pip compile constraints.txt --no-config --no-deps --generate-hashes --no-annotate --quiet \
-		--python-version 3.11 --custom-compile-command "make lock" --output-file requirements-test.txt
+		--python-version 3.11.7 --custom-compile-command "make lock" --output-file requirements-test.txt
 
 audit: $(TOOLS)/.installed  ## known security holes in what constraints.txt pins, from osv.dev; fails if it cannot ask
 	$(TOOLS)/bin/pip-audit --strict --vulnerability-service osv --no-deps --disable-pip --requirement constraints.txt
