@@ -145,3 +145,21 @@ def test_a_bound_at_the_budget_passes_and_one_above_does_not() -> None:
     rows = np.arange(60)
     assert certify(baseline, candidate, max_drop=bound, confidence=0.95, indices=rows).passed
     assert not certify(baseline, candidate, max_drop=np.nextafter(bound, 0), confidence=0.95, indices=rows).passed
+
+
+def test_losses_and_gains_are_told_apart() -> None:
+    baseline = np.array([1] * 60 + [0] * 40)
+    candidate = baseline.copy()
+    candidate[:5], candidate[60:62] = 0, 1
+    bound, method = upper_bound(baseline, candidate, 0.05)
+    assert (bound, method) == (paired_proportions_bound(5, 2, 100, 0.05), EXACT)
+    assert upper_bound(candidate, baseline, 0.05)[0] == paired_proportions_bound(2, 5, 100, 0.05)
+
+
+def test_the_record_does_not_depend_on_how_row_numbers_are_stored() -> None:
+    scores, rows = np.ones(400), np.arange(400)
+    found = [
+        certify(scores, scores, max_drop=0.05, confidence=0.9, indices=rows.astype(kind)).holdout_sha256
+        for kind in ("<i4", "<i8", ">i8")
+    ]
+    assert len(set(found)) == 1

@@ -148,3 +148,31 @@ def test_widths_without_a_meaning_are_refused(bits: int) -> None:
         logarithmic.quantize(torch.ones(2, 2), bits)
     with pytest.raises(InvalidInput, match=rf"`bits` must be in \[2, 8\], but got {bits}\."):
         linear.quantize(torch.ones(2, 2), bits, symmetric=True, granularity="tensor")
+
+
+def test_integers_use_the_whole_range_and_no_more() -> None:
+    x = torch.linspace(-1, 1, 255).reshape(1, -1)
+    signed = linear.quantize(x, 8, symmetric=True, granularity="tensor").integers
+    assert (signed.dtype, int(signed.min()), int(signed.max())) == (torch.int8, -127, 127)
+    unsigned = linear.quantize(x + 1, 8, symmetric=False, granularity="tensor")
+    assert (unsigned.integers.dtype, int(unsigned.integers.min()), int(unsigned.integers.max())) == (
+        torch.uint8,
+        0,
+        255,
+    )
+    assert int(unsigned.zero_point) == 0
+    two = linear.quantize(x, 2, symmetric=False, granularity="tensor").integers
+    assert set(two.unique().tolist()) <= {0, 1, 2, 3}
+    assert int(two.max()) == 3
+
+
+def test_every_block_has_a_range_of_its_own() -> None:
+    x = torch.tensor([[1.0, 2.0], [10.0, 40.0]])
+    assert linear.quantize(x, 8, symmetric=True, granularity="channel").scale.flatten().tolist() == pytest.approx(
+        [2 / 127, 40 / 127]
+    )
+    alone = linear.quantize(x, 8, symmetric=True, granularity="group", group=1)
+    assert torch.equal(alone.integers, torch.full((4, 1), 127, dtype=torch.int8))
+    assert linear.quantize(torch.tensor(3.0), 8, symmetric=True, granularity="channel").dequantize() == pytest.approx(
+        3.0
+    )
