@@ -50,13 +50,20 @@ class Bench:
         holdout: The stored holdout.
         folder: Where trials are compiled, one sub-folder each; what an earlier session left of the original is used.
         objective: What `Trial.merit` stands for.
+        in_flight: See `GraphStore`.
 
     Raises:
         InvalidInput: The objective cannot be measured here.
     """
 
     def __init__(
-        self, task: Task, graph: GraphModule, holdout: Holdout, folder: Path, objective: str = "latency"
+        self,
+        task: Task,
+        graph: GraphModule,
+        holdout: Holdout,
+        folder: Path,
+        objective: str = "latency",
+        in_flight: str = "in_flight",
     ) -> None:
         self.holdout = holdout
         self._folder = folder
@@ -67,7 +74,7 @@ class Bench:
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
         self.inner = self.task.inner
-        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs")
+        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs", in_flight)
         self.input_names = [node.name for node in placeholders(fuse(graph, self.task))]
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """`hasten.run`: from a task and a budget to the best certified artifact and a report."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from hasten.report.data import DETAILS
 from hasten.report.html import write_report
 from hasten.search.bench import Bench
 from hasten.search.details import write_details
+from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
 from hasten.search.folder import JOURNAL, check_same, identity, opened
@@ -69,6 +71,7 @@ def run(
     out: str | os.PathLike[str] = "runs/last",
     seed: int = 0,
     resume: bool = False,
+    ray: str | None = None,
     listener: Listener | None = None,
 ) -> Result:
     """Find the best version of `task.model` whose score provably drops by at most the budget.
@@ -80,12 +83,15 @@ def run(
         out: Run folder; must be new or empty, or hold a run to resume.
         seed: Decides the holdout split and everything random after it.
         resume: Go on with the run in `out`, if there is one; what it finished is not done again.
+        ray: "auto" or the address of a Ray cluster, whose machines make independent trials; None: all are made here.
         listener: Receives progress.
 
     Raises:
         InvalidInput: The task, the budget or the folder breaks a rule; nothing was searched yet.
     """
     budget, listener = budget or Budget(), listener or Silent()
+    if ray is not None:
+        import_ray()
     usable, missing = usable_targets(targets)
     with opened(Path(out), resume) as folder:
         journal = Journal(folder / JOURNAL)
@@ -112,13 +118,29 @@ def run(
             journal.once("begin", "", lambda: begin)
             for name, reason in missing.items():
                 listener.say(f"skipping target {name}: needs {reason}")
-            session = Session(bench, budget, journal, listener, folder, seed)
-            finals = _search(session, usable)
+            with contextlib.ExitStack() as stack:
+                nodes = None
+                if ray is not None and journal.find("finalists") is None:
+                    listener.trying("starting the original on the machines of the cluster")
+                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, budget.objective))
+                    _tell(nodes, journal, listener)
+                session = Session(bench, budget, journal, listener, folder, seed, nodes=nodes)
+                _try_all(session, usable)
+            finals = _finals(session)
             return _conclude(session, finals, setup)
 
 
-def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
-    """All phases by cost, until they or the time are over; then the finals."""
+def _tell(nodes: Nodes, journal: Journal, listener: Listener) -> None:
+    """Put on record who takes part, in this session, and who does not."""
+    journal.append("nodes", {"names": nodes.names, "refused": nodes.refused, "shared": nodes.shared})
+    for name, why in nodes.refused.items():
+        listener.say(f"node {name} is left out: {why}")
+    for host in nodes.shared:
+        listener.say(f"several nodes are on {host}: their timings disturb each other")
+
+
+def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
+    """All phases by cost, until they or the time are over."""
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
     phases: list[Callable[[], None]] = [lambda: post_training(session, usable)]
@@ -132,6 +154,10 @@ def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
             listener.say("deadline near: the rest is not tried")
         except KeyboardInterrupt:
             listener.say("interrupted: certifying the best so far (Ctrl-C again to stop at once)")
+
+
+def _finals(session: Session) -> Finals:
+    journal, budget, listener = session.journal, session.budget, session.listener
     session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
     chosen = journal.once(
