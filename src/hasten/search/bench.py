@@ -133,14 +133,16 @@ class Bench:
         try:
             recipe = self._compile(number, recipe, seconds, limit_s)
             trial = replace(trial, recipe=recipe)
-            with _clock(seconds, "load"):
+            with clock(seconds, "load"):
                 worker = self.worker(number, recipe)
             with worker:
-                with _clock(seconds, "latency"):
+                with clock(seconds, "latency"):
                     latency, gain = self._time(number, worker)
-                with _clock(seconds, "accuracy"):
+                with clock(seconds, "accuracy"):
                     found = self.score(number, worker, self.holdout.search)
                 memory = worker.peak_memory_bytes()
+                ending = time.perf_counter()
+            seconds["unload"] = time.perf_counter() - ending
         except Exception as error:
             # Also a runtime's own exception: the search must outlive it, and the report must show it.
             return replace(trial, failure=reason(error))
@@ -165,11 +167,11 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "compiled").mkdir(parents=True)
         try:
-            with _clock(seconds, "compile"):
+            with clock(seconds, "compile"):
                 recipe.target.compile(fuse(graph, self.task), self.task, folder / "compiled")
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
-            with _clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
+            with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
                 latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
             return (gain if gain == gain else latency.ratio), seconds
         finally:
@@ -231,7 +233,7 @@ class Bench:
         folder = self.folder(number)
         folder.mkdir(parents=True)
         graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
-        with _clock(seconds, "compile"):
+        with clock(seconds, "compile"):
             recipe.target.compile(fuse(graph, self.task), self.task, folder)
         return replace(recipe, steps=steps)
 
@@ -244,7 +246,8 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall time of the block to `seconds[stage]`, if it ends well."""
     started = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

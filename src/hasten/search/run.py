@@ -20,7 +20,7 @@ from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Target
 from hasten.report.data import DETAILS
 from hasten.report.html import write_report
-from hasten.search.bench import Bench
+from hasten.search.bench import Bench, clock
 from hasten.search.details import write_details
 from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
@@ -96,9 +96,12 @@ def run(
     with opened(Path(out), resume) as folder:
         journal = Journal(folder / JOURNAL)
         listener.trying("capturing the model")
-        graph = capture(task.model, task.inner.example)
+        taken: dict[str, float] = {}
+        with clock(taken, "capture"):
+            graph = capture(task.model, task.inner.example)
         listener.trying("reading the holdout")
-        holdout = store_holdout(task, folder / "data", seed)
+        with clock(taken, "holdout"):
+            holdout = store_holdout(task, folder / "data", seed)
         setup = {
             "task": task.name,
             "device": fingerprint(),
@@ -108,8 +111,9 @@ def run(
             "search": len(holdout.search),
             "certify": len(holdout.certify),
         }
-        same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
-        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}}
+        with clock(taken, "identity"):
+            same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
+        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}, "seconds": taken}
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")
@@ -189,9 +193,12 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
     budget, folder, journal = session.budget, session.folder, session.journal
     ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
     passing = [final for final in ranked if final.passed(budget)]
-    best = _ship_best(session, passing[0]) if passing else None
+    taken: dict[str, float] = {}
+    with clock(taken, "pack"):
+        best = _ship_best(session, passing[0]) if passing else None
     if passing:
-        write_details(session.bench, passing[0].trial, folder / DETAILS)
+        with clock(taken, "details"):
+            write_details(session.bench, passing[0].trial, folder / DETAILS)
     remove_candidates(folder)
     session.bench.graphs.clean()
     explanation = explain(passing, ranked, session.trials, budget)
@@ -204,7 +211,7 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
             "best_number": passing[0].trial.number if passing else None,
             "finals": [final.to_json() for final in ranked],
             "trials": [trial.to_json() for trial in session.trials],
-            "seconds": seconds_by_stage(journal),
+            "seconds": seconds_by_stage(journal, taken),
             "wall_s": journal.elapsed_s,
         }
     )

@@ -1,6 +1,7 @@
 """What a running search holds: the bench, the journal, the time left, and every trial so far."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class Session:
             trial = self.bench.try_recipe(len(self.journal.read("trial")), recipe, limit_s)
             self._record(recipe, trial)
         if self.best is trial:
-            keep_best_so_far(self.bench, self.folder, trial)
+            self._keep(trial)
         return trial
 
     def attempt_all(self, attempts: Iterable[Attempt]) -> list[Trial]:
@@ -124,8 +125,14 @@ class Session:
         finally:
             # Not sooner: packing it would disturb a measurement on this machine.
             if self.best is not None and self.best.number:
-                keep_best_so_far(self.bench, self.folder, self.best)
+                self._keep(self.best)
         return found
+
+    def _keep(self, trial: Trial) -> None:
+        started = time.perf_counter()
+        keep_best_so_far(self.bench, self.folder, trial)
+        took = {"seconds": {"pack": time.perf_counter() - started}}
+        self.journal.once("kept", str(trial.number), lambda: took)
 
     def _on_record(self, recipe: Recipe) -> Trial | None:
         event = self.journal.find("trial", _key(recipe))
@@ -219,7 +226,7 @@ def _rounding(step: Technique) -> tuple[str, str]:
 
 
 def _measuring(trial: Trial) -> list[float]:
-    return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy")]
+    return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy", "unload")]
 
 
 def _line(trial: Trial, objective: str) -> str:
