@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def fine_tune(depth: int, path: Path) -> None:
     """Adapt the published weights to these images and keep them, with a note of what it took."""
     model = published(depth)
     test, options = scored("test"), FINE_TUNING[depth]
+    options = replace(options, checkpoint=path.with_suffix(".pt"), checkpoint_every=50)  # a restart goes on from here
     started, before = time.time(), accuracy(model, test)
     tuned = train(model, Views(*images("train"), options.epochs), F.cross_entropy, options, on_epoch=print)
     note = {

@@ -28,6 +28,7 @@ from hasten_bench.material import cache
 
 RATIO = 0.3
 TARGETS = ("onnxruntime", "openvino")
+VERSIONS = {"original": 0, "pruned": 1, "pruned_to_multiples_of_32": 32}  # widths are rounded up to a multiple
 RESULTS = Path(__file__).parent / "results" / "prune_encoders.json"
 
 
@@ -79,9 +80,11 @@ def prepare(options: argparse.Namespace) -> None:
             "relative_error_float64": exactness(model, x),
         }
         task = Task(model, (x,), holdout=[x])
-        graphs = {"original": hasten.capture(model, (x,))}
-        graphs["pruned"] = PruneNeurons(RATIO, "weight_l2", "layer").apply(graphs["original"], task)
-        for kind, graph in graphs.items():
+        original = hasten.capture(model, (x,))
+        for kind in options.kinds:
+            graph = original
+            if VERSIONS[kind]:
+                graph = PruneNeurons(RATIO, "weight_l2", "layer", round_to=VERSIONS[kind]).apply(original, task)
             found[kind] = {"macs": total_macs(graph), "parameters": parameter_count(graph)}
             for target in options.targets:
                 path = compiled(name, kind, target)
@@ -100,14 +103,14 @@ def latency(options: argparse.Namespace) -> None:
     for name in options.networks:
         times: dict[str, Any] = {}
         for target in options.targets:
-            paths = [compiled(name, kind, target) for kind in ("original", "pruned")]
+            paths = [compiled(name, kind, target) for kind in options.kinds]
             measured = time_artifacts(paths, turns=options.turns)
             times[target] = {
-                kind: measured[str(path)].to_json() for kind, path in zip(("original", "pruned"), paths, strict=True)
+                kind: measured[str(path)].to_json() for kind, path in zip(options.kinds, paths, strict=True)
             }
-            print(name, target, f"{times[target]['pruned']['ratio']:.2f}x", flush=True)
+            print(name, target, {kind: f"{found['ratio']:.2f}x" for kind, found in times[target].items()}, flush=True)
         results["networks"][name]["latency"] = times
-    write(results, RESULTS)
+        write(results, RESULTS)
 
 
 def compiled(name: str, kind: str, target: str) -> Path:
@@ -128,6 +131,7 @@ def main() -> None:
     parser.add_argument("command", choices=("prepare", "latency"))
     parser.add_argument("--networks", nargs="*", default=["vit-b16", "bert-base"])
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
+    parser.add_argument("--kinds", nargs="*", default=list(VERSIONS))
     parser.add_argument("--layers", type=int, default=12, help="fewer for a quick look")
     parser.add_argument("--turns", type=int, default=15)
     options = parser.parse_args()

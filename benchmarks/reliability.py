@@ -1,8 +1,8 @@
-"""Kill searches at random moments and see what is left of them; the page docs/reliability.md is rendered from the result.
+"""Kill searches at random moments and see what is left of them; run the fault and fuzz tests; render the page.
 
-    python benchmarks/reliability.py kills --count 100     # minutes
-    python benchmarks/reliability.py faults                # disk full, read-only, out of memory, crash, hang, bad data
-    python benchmarks/reliability.py --page > docs/reliability.md
+    python benchmarks/reliability.py kills --count 100         # about half an hour on two idle cores
+    HASTEN_FUZZ=20000 python benchmarks/reliability.py tests   # tests/hardening, and what became of every test
+    python benchmarks/reliability.py page > docs/reliability.md
 
 Every check is made on the processes and files themselves. A check that fails is recorded with what was seen.
 """
@@ -11,12 +11,13 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import uuid
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,93 +30,241 @@ from hasten.machine import fingerprint
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
 TASK = str(ROOT / "examples" / "digits.py")
+MARK = "HASTEN_RELIABILITY"  # every process of a search has it in its environment
+PATIENCE_S = 30.0
 
 
-def search(out: Path, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-    """A search over the digits in a process group of its own."""
+@dataclass
+class Kills:
+    """What was seen after every kill."""
+
+    kills: int = 0
+    by_phase: dict[str, int] = field(default_factory=dict)
+    searches_finished: int = 0
+    trials_kept: int = 0
+    trials_done_twice: int = 0
+    children_at_kill: int = 0
+    slowest_end_s: float = 0.0
+    artifacts_checked: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def search(out: Path, seed: int) -> "subprocess.Popen[bytes]":
+    """A search over the digits, new or resumed."""
     command = [sys.executable, "-m", "hasten.cli", "run", TASK, "--max-drop", "2%", "--targets", "onnxruntime,openvino"]
+    log = (out.parent / f"{out.name}.log").open("wb")
     return subprocess.Popen(
-        [*command, "--out", str(out), "--resume", "--quiet", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, **environment},
+        [*command, "--out", str(out), "--seed", str(seed), "--resume", "--quiet"],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, MARK: uuid.uuid4().hex},
     )
 
 
-def orphans(session: int) -> list[str]:
-    """Processes that still belong to a search's session."""
+def marked(mark: str) -> list[psutil.Process]:
+    """Processes that run with a mark, whoever their parent is by now."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session and process.pid != session:
-                found.append(" ".join(process.info["cmdline"] or [])[:200])
-        except (ProcessLookupError, psutil.Error):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
             continue
     return found
 
 
-def journal_of(folder: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Whole events, and whether every line but the last can be read."""
+def used_s(process: psutil.Process) -> float:
+    """Processor time of a search and of its children that have ended."""
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def outlives(process: "subprocess.Popen[bytes]", processor_s: float) -> bool:
+    """Whether a search still runs after so much processor time, which does not depend on what else the machine does."""
+    while process.poll() is None:
+        try:
+            if used_s(psutil.Process(process.pid)) >= processor_s:
+                return True
+        except psutil.Error:
+            continue
+        time.sleep(0.02)
+    return False
+
+
+def kill(process: "subprocess.Popen[bytes]", seen: Kills) -> None:
+    """Kill a search alone and wait for the rest to end by itself."""
+    mark = psutil.Process(process.pid).environ()[MARK]
+    seen.children_at_kill += len(marked(mark)) - 1
+    process.kill()
+    process.wait()
+    started = time.monotonic()
+    while (left := marked(mark)) and time.monotonic() - started < PATIENCE_S:
+        time.sleep(0.05)
+    seen.slowest_end_s = max(seen.slowest_end_s, round(time.monotonic() - started, 2))
+    for orphan in left:
+        seen.problems.append(f"kill {seen.kills}: still runs: {' '.join(orphan.cmdline())[:200]}")
+        orphan.kill()
+
+
+def events_of(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Whole events of the journal; a line before the last that cannot be read is a problem."""
     path = folder / "journal.jsonl"
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    events, sound = [], True
-    for index, line in enumerate(x for x in lines if x):
+    events = []
+    for index, line in enumerate(lines):
         try:
-            events.append(json.loads(line))
+            events += [json.loads(line)] if line else []
         except ValueError:
-            sound = sound and index == len(lines) - 1
-    return events, sound
+            if index < len(lines) - 1:
+                problems.append(f"{path.name}: line {index + 1} cannot be read")
+    return events
 
 
-def broken_artifacts(folder: Path) -> list[str]:
-    """Artifacts that can be seen in the folder and do not verify."""
-    broken = []
+def check(folder: Path, kept: set[str], seen: Kills) -> tuple[set[str], str]:
+    """Look at what is on disk; returns the finished trials, and the last event on record."""
+    problems: list[str] = []
+    events = events_of(folder, problems)
+    keys = [e["key"] for e in events if e["event"] == "trial"]
+    seen.trials_done_twice += len(keys) - len(set(keys))
+    problems += [f"a finished trial is lost: {key}" for key in kept - set(keys)]
     for path in folder.glob("*.hasten"):
+        seen.artifacts_checked += 1
         try:
             verify(path)
         except HastenError as error:
-            broken.append(f"{path.name}: {error}")
-    return broken
+            problems.append(f"{path.name}: {error}")
+    seen.problems += [f"kill {seen.kills}: {x}" for x in problems]
+    return set(keys), events[-1]["event"] if events else "before the first event"
 
 
-def kills(count: int, seed: int) -> dict[str, Any]:
-    """Kill a search `count` times in all, resume it each time, and begin another where one finished."""
-    chance = random.Random(seed)
-    problems: list[str] = []
-    done, finished, redone, before = 0, 0, 0, 0
-    scratch = Path(tempfile.mkdtemp())
-    folder, measured = scratch / "run-0", set()
-    while done < count:
-        process = search(folder, "--seed", str(finished))
-        try:
-            # Starting takes seconds; a search as short as this one lives for about a minute.
-            process.wait(timeout=chance.uniform(3, 40))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGSTOP) if False else process.kill()
-            process.wait()
-            done += 1
-            time.sleep(3)
-            if left := orphans(process.pid):
-                problems.append(f"kill {done}: still running: {left}")
-                os.killpg(process.pid, signal.SIGKILL)
-        events, sound = journal_of(folder)
-        if not sound:
-            problems.append(f"kill {done}: the journal cannot be read")
-        problems += [f"kill {done}: {x}" for x in broken_artifacts(folder)]
-        keys = [(e["event"], e["key"]) for e in events if e["event"] == "trial"]
-        redone += len(keys) - len(set(keys))
-        if lost := measured - set(keys):
-            problems.append(f"kill {done}: finished trials lost: {sorted(lost)}")
-        measured = set(keys)
-        if process.returncode in (0, 1) or len(events) < before:
-            finished += 1
-            folder, measured = scratch / f"run-{finished}", set()
-        elif process.returncode not in (-signal.SIGKILL, 0, 1):
-            error = process.stderr.read().decode()[-300:] if process.stderr else ""
-            problems.append(f"kill {done}: exit code {process.returncode}: {error}")
-            finished += 1
-            folder, measured = scratch / f"run-{finished}", set()
-        before = len(events) if process.returncode == -signal.SIGKILL else 0
-        print(f"{done} kills, {finished} searches finished, {len(problems)} problems", file=sys.stderr)
-    return {"kills": done, "finished": finished, "trials_done_twice": redone, "problems": problems}
+def kills(count: int, seed: int, longest_s: float) -> None:
+    """Kill searches `count` times in all, resume each, begin another where one finished; what was seen is kept."""
+    chance, seen = random.Random(seed), Kills()
+    scratch = Path(tempfile.mkdtemp(prefix="hasten-reliability-"))
+    kept: set[str] = set()
+    while seen.kills < count:
+        folder = scratch / f"run-{seen.searches_finished}"
+        process = search(folder, seen.searches_finished)
+        if outlives(process, chance.uniform(1, longest_s)):
+            seen.kills += 1
+            kill(process, seen)
+        before = kept
+        kept, last = check(folder, before, seen)
+        seen.trials_kept += len(before & kept)
+        if process.returncode == -9:
+            seen.by_phase[last] = seen.by_phase.get(last, 0) + 1
+        else:
+            if process.returncode or last != "end":
+                words = (scratch / f"{folder.name}.log").read_text()[-300:]
+                seen.problems.append(f"kill {seen.kills}: ended with {process.returncode} after {last!r}: {words}")
+            seen.searches_finished, kept = seen.searches_finished + 1, set()
+        store("kills", asdict(seen) | {"seed": seed, "longest_s": longest_s, "device": fingerprint()})
+        print(f"{seen.kills} kills, {seen.searches_finished} finished, {len(seen.problems)} problems", file=sys.stderr)
+
+
+def tests() -> None:
+    """Run tests/hardening and keep what became of every test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "hardening"), f"--junitxml={report}"]
+        subprocess.run(command, cwd=ROOT, check=False)
+        found = {}
+        for case in ElementTree.parse(report).iter("testcase"):
+            ways = {child.tag for child in case} & {"failure", "error", "skipped"}
+            name = f"{str(case.get('classname')).split('.')[-1]}::{case.get('name')}"
+            found[name] = ways.pop() if ways else "passed"
+    store("tests", {"outcomes": found, "examples": int(os.environ.get("HASTEN_FUZZ", "150")), "device": fingerprint()})
+
+
+def store(part: str, value: dict[str, Any]) -> None:
+    """Put one part into the results, beside the others."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    scratch = RESULTS.with_suffix(".part")
+    scratch.write_text(json.dumps(results | {part: value}, indent=1) + "\n")
+    scratch.replace(RESULTS)
+
+
+FILES = {
+    "test_compiler": "a compiler that crashes, hangs, fills memory or the disk",
+    "test_faults": "runtimes, loaders, losses and disks that fail during a search",
+    "test_no_orphans": "a parent that is killed",
+    "test_fuzz": "random and changed manifests, arrays, recipes, journals and requests",
+    "test_random_networks": "random networks through capture, pruning, quantization and targets",
+}
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/reliability.md."""
+    lines = [
+        "# Reliability",
+        "",
+        "What was done to hasten, and what was left afterwards. Made by `benchmarks/reliability.py`; do not edit.",
+        "What each party is trusted with is in the [threat model](threat-model.md).",
+        "",
+    ]
+    if "kills" in results:
+        lines += _kills_section(results["kills"])
+    if "tests" in results:
+        lines += _tests_section(results["tests"])
+    return "\n".join(lines)
+
+
+def _kills_section(seen: dict[str, Any]) -> list[str]:
+    phases = ", ".join(f"{count} after `{name}`" for name, count in sorted(seen["by_phase"].items()))
+    problems = [f"- {x}" for x in seen["problems"]] or ["No problem was seen."]
+    return [
+        "## Searches that are killed",
+        "",
+        f"A search over `examples/digits.py` was killed with `kill -9` at {seen['kills']} random moments, up to "
+        f"{seen['longest_s']:g} s of processor time after it was started or resumed, and resumed each time; by the "
+        f"last event on record: {phases}.",
+        "",
+        "| seen | count |",
+        "|---|---|",
+        f"| searches that came to their end through these kills | {seen['searches_finished']} |",
+        f"| finished trials on record when a search was resumed, and still there when it was killed again | {seen['trials_kept']} |",
+        f"| finished trials that were done again | {seen['trials_done_twice']} |",
+        f"| child processes that ran at a kill, all of which had to end by themselves | {seen['children_at_kill']} |",
+        f"| seconds until the last of them had ended, at worst | {seen['slowest_end_s']:g} |",
+        f"| artifacts found in the run folders and verified | {seen['artifacts_checked']} |",
+        f"| problems | {len(seen['problems'])} |",
+        "",
+        *problems,
+        "",
+    ]
+
+
+def _tests_section(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, about in FILES.items():
+        outcomes = [way for test, way in found["outcomes"].items() if test.startswith(f"{name}::")]
+        rows.append(f"| `{name}.py` | {about} | {outcomes.count('passed')} of {len(outcomes)} |")
+    return [
+        "## Faults and hostile input",
+        "",
+        f"`tests/hardening`, with {found['examples']} random examples for each property of `test_fuzz.py`.",
+        "",
+        "| file | what goes wrong | passed |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("kills", "tests", "page"))
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest-s", type=float, default=40.0, help="of processor time")
+    arguments = parser.parse_args()
+    if arguments.part == "kills":
+        kills(arguments.count, arguments.seed, arguments.longest_s)
+    elif arguments.part == "tests":
+        tests()
+    else:
+        print(page(json.loads(RESULTS.read_text())), end="")
+
+
+if __name__ == "__main__":
+    main()

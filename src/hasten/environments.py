@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 import hasten.errors
-from hasten.children import end_child
+from hasten.children import Child
 from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.recipe import Program, Target
 
@@ -130,15 +130,8 @@ class Process:
         self._stack = stack
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-        self._process = subprocess.Popen(
-            # -P: the folder of the script must not shadow packages of the environment.
-            [str(python_of(stack)), "-P", str(_CHILD), stack],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            start_new_session=True,
-        )
+        # -P: the folder of the script must not shadow packages of the environment.
+        self._process = Child([str(python_of(stack)), "-P", str(_CHILD), stack], self._log, environment)
 
     def call(self, function: str, **values: Any) -> Any:
         """Call a function of the stack; see `hasten.environments.call`."""
@@ -163,7 +156,7 @@ class Process:
 
     def close(self) -> None:
         """End the process."""
-        end_child(self._process, patience_s=5)
+        self._process.end(patience_s=5)
         self._log.close()
 
     def __enter__(self) -> "Process":

@@ -97,7 +97,8 @@ def test_no_floor_is_above_what_was_measured(found: dict[str, Any]) -> None:
     ]
     assert all(row["floor_us"] <= row["time_us"] * 1.001 for row in floors)
     least = found["ceilings_ms"]["fp32"]
-    assert least <= min(v["whole_us"] for v in found["versions"] if v["precision"] == "fp32") / 1e3
+    whole = [v for v in found["versions"] if v["precision"] == "fp32" and "half" not in v["name"]]
+    assert least <= min(v["whole_us"] for v in whole) / 1e3 * 1.001
 
 
 def test_every_reason_is_on_the_list(found: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from hasten.engine.runner import Runner, open_artifact
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import as_tuple, capture, capture_as_is
 from hasten.graph.cut import cuts, split_at, spread
+from hasten.graph.storage import load_graph
 from hasten.task import Task
 
 
@@ -90,11 +91,7 @@ class Simulated:
         names = (
             [n.op_type for n in model.graph.node]
             if model is not None
-            else [
-                str(n.target).split(".")[1]
-                for n in torch.export.load(path / "model.pt2").graph.nodes
-                if "aten" in str(n.target)
-            ]
+            else [str(n.target).split(".")[1] for n in load_graph(path).graph.nodes if "aten" in str(n.target)]
         )
         kinds = [("convolution" if n.startswith(("Conv", "conv")) else "head") for n in names]
         kinds = [k for k, n in zip(kinds, names, strict=True) if n in ("Conv", "Gemm", "MatMul", "conv2d", "linear")]

@@ -220,11 +220,22 @@ def _trial(number: int, ratio: float, drop: float, changed: float) -> Trial:
 
 
 def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
-    trials = [_trial(1, 9.0, 0.05, 0.1), _trial(2, 8.0, 0.0, 0.02), _trial(3, 7.0, 0.0, 0.02), _trial(4, 3.0, 0.0, 0.0)]
+    original, slower = _trial(0, 1.0, 0.0, 0.0), _trial(5, 0.6, 0.0, 0.0)
+    trials = [
+        original,
+        _trial(1, 9.0, 0.05, 0.1),
+        _trial(2, 8.0, 0.0, 0.02),
+        _trial(3, 7.0, 0.0, 0.02),
+        _trial(4, 3.0, 0.0, 0.0),
+    ]
     assert [t.number for t in choose_finalists(trials, Budget(finalists=2))] == [2, 4]
     assert [t.number for t in choose_finalists(trials, Budget(finalists=1))] == [2]
-    assert [t.number for t in choose_finalists(trials[:3], Budget(finalists=2))] == [2, 3]
-    assert [t.number for t in front(trials)] == [1, 2]
+    assert [t.number for t in choose_finalists(trials[:4], Budget(finalists=2))] == [2, 3]
+    assert choose_finalists([original, slower], Budget()) == []
+    assert choose_finalists([original, slower], Budget(max_size_bytes=0)) == []
+    smaller = replace(slower, size_bytes=5)
+    assert choose_finalists([replace(original, size_bytes=50), smaller], Budget(max_size_bytes=10)) == [smaller]
+    assert [t.number for t in front(trials[1:])] == [1, 2]
 
 
 @pytest.mark.parametrize("finalists", [1, 2, 3, 5])

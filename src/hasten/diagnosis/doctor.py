@@ -106,12 +106,12 @@ def _as_task(artifact: Artifact) -> "Task":
     """An eager artifact is a captured graph, so that everything can be tried on it that can be on a model."""
     import torch
 
+    from hasten.graph.storage import load_graph
     from hasten.task import Task
 
     count = len(artifact.manifest["inputs"])
     example = tuple(torch.from_numpy(np.load(artifact.path / f"check_input_{i}.npy")) for i in range(count))
-    graph = torch.export.load(artifact.path / "model.pt2").module(check_guards=False)
-    return Task(graph, example, holdout=[(example, None)], name=artifact.path.name)
+    return Task(load_graph(artifact.path), example, holdout=[(example, None)], name=artifact.path.name)
 
 
 def _holds_integers(folder: Path, inputs: list[np.ndarray]) -> bool:
@@ -142,14 +142,18 @@ def _examine(
         again[v.name].ratio > _FEWER_THREADS_PAY * again[quickest.name].ratio for v in more if v.kind == "threads"
     )
     reference = _reference(good, patient.inputs)
-    measured = []
+    measured: list[Measured] = []
+    unprofiled: dict[str, str] = {}
     for version in [*good, *(v for v in more if v.kind != "threads")]:
         if version.name in latencies:
             say(f"profiling {version.name}")
-            measured += _profile(version, latencies[version.name], patient, reference, seconds)
+            try:
+                measured.append(_profile(version, latencies[version.name], patient, reference, seconds))
+            except HastenError as error:
+                unprofiled[version.name] = str(error)
     if not measured:
-        raise Unsupported("No program of this model could be profiled.")
-    limits, beaten = raised(limits, _seen(measured, reference), reference.weights)
+        raise Unsupported(f"No program of this model could be profiled: {unprofiled}")
+    limits, beaten = raised(limits, _seen(measured, reference, min(limits.call_us.values())), reference.weights)
     say("timing slow layers at neighbouring widths")
     diagnosis = Diagnosis(
         subject=patient.name,
@@ -164,18 +168,19 @@ def _examine(
         ceilings_us={p: ceiling_us(reference.layers, p, limits, reference.weights) for p in limits.peaks},
         fast_widths=_widths(measured, limits, reference.weights),
         oversubscribed=oversubscribed,
+        unprofiled=unprofiled,
     )
     return replace(diagnosis, advice=advise(diagnosis))
 
 
-def _seen(measured: list[Measured], reference: work.Work) -> Iterator[Observation]:
+def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Iterator[Observation]:
     """What was reached: by every node, and by every whole network of full width."""
     for m in measured:
         if m.version.kind == "prune":  # its layers are others, and fewer weights compete for the caches
             continue
         for row in m.rows:
             yield row.layers, row.precision, row.time_us, m.version.name
-        yield tuple(reference.layers), m.version.precision, m.whole_us, m.version.name
+        yield tuple(reference.layers), m.version.precision, m.whole_us - call_us, m.version.name
 
 
 def _quickest(versions: Sequence[Version], latencies: Mapping[str, Latency]) -> Version:
@@ -215,16 +220,10 @@ def _reference(versions: Sequence[Version], inputs: list[np.ndarray]) -> work.Wo
     raise Unsupported("The layers can be read from an ONNX or OpenVINO file, but no such version could be compiled.")
 
 
-def _profile(
-    version: Version, latency: Latency, patient: Patient, reference: work.Work, seconds: float
-) -> list[Measured]:
-    """One version's profile, or nothing where its runtime refuses to make one."""
-    try:
-        found = profile(version.target, version.folder, patient.inputs, seconds)
-    except HastenError:
-        return []
+def _profile(version: Version, latency: Latency, patient: Patient, reference: work.Work, seconds: float) -> Measured:
+    found = profile(version.target, version.folder, patient.inputs, seconds)
     own = _work(version.folder, patient.inputs) or reference
-    return [Measured(version, latency, found, tuple(rows_of(found, own, reference.layers)), own.weights)]
+    return Measured(version, latency, found, tuple(rows_of(found, own, reference.layers)), own.weights)
 
 
 def _widths(measured: list[Measured], limits: Ceilings, all_weights: int) -> dict[str, dict[str, int]]:

@@ -89,6 +89,7 @@ class Diagnosis:
         ceilings_us: By precision, the least time of the whole network here.
         fast_widths: By version name and layer label, the faster neighbouring width.
         oversubscribed: Whether the quickest version is faster with one thread.
+        unprofiled: By version name, why its nodes could not be timed.
         advice: At most three changes, the best first.
     """
 
@@ -104,6 +105,7 @@ class Diagnosis:
     ceilings_us: Mapping[str, float]
     fast_widths: Mapping[str, Mapping[str, int]]
     oversubscribed: bool
+    unprofiled: Mapping[str, str]
     advice: list[Advice] = field(default_factory=list)
 
     @property
@@ -142,7 +144,7 @@ class Diagnosis:
             "now": self.now,
             "ceilings_ms": {p: us / 1e3 for p, us in self.ceilings_us.items()},
             "latency": {name: latency.to_json() for name, latency in self.latencies.items()},
-            "failed": {v.name: v.failure for v in self.versions if v.failure},
+            "failed": {v.name: v.failure for v in self.versions if v.failure} | dict(self.unprofiled),
             "layers": [self._layer(layer) for layer in self.layers],
             "versions": [self._version(measured) for measured in self.measured],
             "oversubscribed": self.oversubscribed,

@@ -10,7 +10,6 @@ import math
 import mmap
 import os
 import select
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.children import end_child
+from hasten.children import Child, follow_parent
 from hasten.errors import HastenError
 
 _LOAD_SECONDS = 300.0
@@ -109,13 +108,7 @@ class ProcessProgram:
     ) -> None:
         self._inputs, self._outputs = SharedMemory(), SharedMemory()
         self._lock = threading.Lock()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "hasten.engine.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # A Ctrl-C is for the parent, which ends its children itself.
-            start_new_session=True,
-        )
+        self._process = Child([sys.executable, "-m", "hasten.engine.process"])
         first = {
             "folder": str(folder.resolve()),
             "options": dict(options or {}),
@@ -149,7 +142,7 @@ class ProcessProgram:
 
     def close(self) -> None:
         """End the child and free the shared memory."""
-        end_child(self._process, patience_s=2)
+        self._process.end(patience_s=2)
         self._inputs.unlink()
         self._outputs.unlink()
 
@@ -179,6 +172,7 @@ class ProcessProgram:
 
 
 def _serve() -> None:
+    follow_parent()
     channel_in, channel_out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a runtime prints must not mix with the answers
 

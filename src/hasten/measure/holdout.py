@@ -80,16 +80,18 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
     folder.mkdir(parents=True, exist_ok=True)
     writers: list[ArrayWriter] = []
     targets: list[Any] = []
-    for number, (inputs, target) in enumerate(labelled(task.holdout)):
-        _check_like_example(inputs, task.example, number)
-        arrays = [x.detach().cpu().numpy() for x in inputs]
-        if not writers:
-            writers = [ArrayWriter(folder / f"input_{i}.bin", x) for i, x in enumerate(arrays)]
-        else:
-            for writer, x in zip(writers, arrays, strict=True):
-                writer.append(x)
-        targets.append(target)
-    files = [writer.close() for writer in writers]
+    try:
+        for number, (inputs, target) in enumerate(labelled(task.holdout)):
+            _check_like_example(inputs, task.example, number)
+            arrays = [x.detach().cpu().numpy() for x in inputs]
+            if not writers:
+                writers = [ArrayWriter(folder / f"input_{i}.bin", x) for i, x in enumerate(arrays)]
+            else:
+                for writer, x in zip(writers, arrays, strict=True):
+                    writer.append(x)
+            targets.append(target)
+    finally:  # also when the loader raises half-way
+        files = [writer.close() for writer in writers]
     count = files[0].shape[0] if files else 0
     if count < 2:
         raise InvalidInput(

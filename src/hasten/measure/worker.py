@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import selectors
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from hasten import environments
-from hasten.children import end_child
+from hasten.children import Child, follow_parent
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.recipe import Program, Target, make_target, name_of, options_of
@@ -51,14 +50,7 @@ class Worker:
         self.target = target
         self._log = log
         with log.open("ab") as sink:
-            self._process = subprocess.Popen(
-                environments.command(target, "hasten.measure.worker"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=sink,
-                # A Ctrl-C is for the parent, which stops its children itself.
-                start_new_session=True,
-            )
+            self._process = Child(environments.command(target, "hasten.measure.worker"), sink)
         try:
             answer = self._call(
                 _LOAD_SECONDS, command="load", name=name_of(target), options=options_of(target), folder=str(folder)
@@ -91,9 +83,14 @@ class Worker:
         """Peak resident memory of the child so far."""
         return int(self._call(30, command="memory")["peak_bytes"])
 
+    @property
+    def runs(self) -> bool:
+        """Whether the child has not ended by itself."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the child."""
-        end_child(self._process, patience_s=2)
+        self._process.end(patience_s=2)
 
     def __enter__(self) -> Self:
         return self
@@ -118,10 +115,10 @@ class Worker:
             self._read_line(limit_s)
             raise
         if line is None:
-            process.kill()
+            process.kill_all()
             raise ProgramFailed(f"{name}: no answer to {message['command']!r} within {limit_s:.0f} s.")
         if not line:
-            process.wait()
+            process.kill_all()
             raise ProgramFailed(f"{name}: its process ended with {process.returncode} ({self._last_words()}).")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -143,6 +140,7 @@ class Worker:
 
 def _serve() -> None:
     """The child's loop: one JSON line in, one JSON line out, until the parent closes the pipe."""
+    follow_parent()
     # Runtimes print to standard output; keep the pipe for answers alone.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -17,9 +17,12 @@ class _Activation(ObserverBase):  # type: ignore[misc]
     Stochastic Neurons for Conditional Computation".
     """
 
-    quant_min: int
-    quant_max: int
-    rounding: tuple[float, int] | None = None
+    def __init__(self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, **_: Any) -> None:
+        super().__init__(dtype)
+        # torchao reads these three.
+        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
+        self.symmetric = qscheme == torch.per_tensor_symmetric
+        self.rounding: tuple[float, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Watch `x` and pass it on, or round it."""
@@ -45,17 +48,9 @@ class Range(_Activation):
         method: A name in `ranges.METHODS`.
     """
 
-    def __init__(
-        self,
-        dtype: torch.dtype,
-        quant_min: int,
-        quant_max: int,
-        qscheme: torch.qscheme,
-        method: str = "min_max",
-        **_: Any,
-    ) -> None:
-        super().__init__(dtype)
-        self.quant_min, self.quant_max, self.qscheme, self.method = quant_min, quant_max, qscheme, method
+    def __init__(self, *grid: Any, method: str = "min_max", **named: Any) -> None:
+        super().__init__(*grid, **named)
+        self.method = method
         self.histogram = Histogram()
 
     def watch(self, x: Tensor) -> None:
@@ -64,10 +59,9 @@ class Range(_Activation):
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars."""
-        symmetric = self.qscheme == torch.per_tensor_symmetric
-        chosen = ranges.METHODS[self.method](self.histogram, self.quant_min, self.quant_max, symmetric)
+        chosen = ranges.METHODS[self.method](self.histogram, self.quant_min, self.quant_max, self.symmetric)
         low, high = torch.tensor(chosen, dtype=torch.float64)
-        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
+        return affine.parameters(low, high, self.quant_min, self.quant_max, self.symmetric)
 
 
 class MovingAverage(_Activation):
@@ -77,17 +71,9 @@ class MovingAverage(_Activation):
         momentum: Weight of a new batch.
     """
 
-    def __init__(
-        self,
-        dtype: torch.dtype,
-        quant_min: int,
-        quant_max: int,
-        qscheme: torch.qscheme,
-        momentum: float = 0.05,
-        **_: Any,
-    ) -> None:
-        super().__init__(dtype)
-        self.quant_min, self.quant_max, self.qscheme, self.momentum = quant_min, quant_max, qscheme, momentum
+    def __init__(self, *grid: Any, momentum: float = 0.05, **named: Any) -> None:
+        super().__init__(*grid, **named)
+        self.momentum = momentum
         self.extremes: Tensor | None = None
 
     def watch(self, x: Tensor) -> None:
@@ -98,8 +84,7 @@ class MovingAverage(_Activation):
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars."""
         low, high = torch.zeros(2) if self.extremes is None else self.extremes
-        symmetric = self.qscheme == torch.per_tensor_symmetric
-        return affine.parameters(low, high, self.quant_min, self.quant_max, symmetric)
+        return affine.parameters(low, high, self.quant_min, self.quant_max, self.symmetric)
 
 
 class PerChannelWeight(ObserverBase):  # type: ignore[misc]

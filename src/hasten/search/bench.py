@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 from torch.fx import GraphModule
 
-from hasten.errors import HastenError
 from hasten.graph.capture import has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
@@ -22,6 +21,7 @@ from hasten.measure.holdout import Holdout
 from hasten.measure.latency import Latency, best_throughput, compare
 from hasten.measure.worker import Worker
 from hasten.recipe import Recipe, make_target
+from hasten.search.compiler import COMPILE_SECONDS, Compiler, reason
 from hasten.search.graphs import GraphStore
 from hasten.search.space import BASELINE
 from hasten.search.trial import Trial
@@ -50,7 +50,8 @@ class Bench:
         holdout: The stored holdout.
         folder: Where trials are compiled, one sub-folder each; what an earlier session left of the original is used.
         objective: What `Trial.merit` stands for.
-        in_flight: See `GraphStore`.
+        compile_limit_s: Longest time for one compilation.
+        own: Ending of the names of scratch folders, where several processes work in one run folder.
 
     Raises:
         InvalidInput: The objective cannot be measured here.
@@ -63,7 +64,8 @@ class Bench:
         holdout: Holdout,
         folder: Path,
         objective: str = "latency",
-        in_flight: str = "in_flight",
+        compile_limit_s: float = COMPILE_SECONDS,
+        own: str = "",
     ) -> None:
         self.holdout = holdout
         self._folder = folder
@@ -74,29 +76,35 @@ class Bench:
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
         self.inner = self.task.inner
-        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs", in_flight)
+        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs", f"in_flight{own}")
         self.input_names = [node.name for node in placeholders(fuse(graph, self.task))]
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
         done = self.folder(0).parent / "outputs.json"
-        if not done.exists():
-            shutil.rmtree(self.folder(0).parent, ignore_errors=True)
-            self._compile(0, self.recipe, {})
-        self.baseline = self.worker(0, self.recipe)
         self.unlabelled = holdout.targets is None
-        try:
+        with ExitStack() as children:
+            self._compiler = children.enter_context(Compiler(folder.parent / f"compiler{own}", compile_limit_s))
+            if not done.exists():
+                shutil.rmtree(self.folder(0).parent, ignore_errors=True)
+                self._compile(0, self.recipe, {})
+            self.baseline = self.worker(0, self.recipe)
+            children.callback(lambda: self.baseline.close())
             self.baseline_scores = self._original_scores(done)
-        except BaseException:
-            self.baseline.close()
-            raise
+            self._children = children.pop_all()
         self._seconds = {"original": time.perf_counter() - started}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the original's process."""
-        self.baseline.close()
+        """End the original's process and the compiler's."""
+        self._children.close()
+
+    def revive(self) -> None:
+        """Start the original again if its process has ended, as the system does to it when memory runs out."""
+        if not self.baseline.runs:
+            self.baseline.close()
+            self.baseline = self.worker(0, self.recipe)
 
     def original(self) -> Trial:
         """The original as trial 0."""
@@ -131,6 +139,7 @@ class Bench:
         trial = Trial(number, recipe, seconds=seconds)
         shutil.rmtree(self.folder(number).parent, ignore_errors=True)
         try:
+            self.revive()
             recipe = self._compile(number, recipe, seconds, limit_s)
             trial = replace(trial, recipe=recipe)
             with clock(seconds, "load"):
@@ -167,8 +176,9 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "compiled").mkdir(parents=True)
         try:
+            self.revive()
             with clock(seconds, "compile"):
-                recipe.target.compile(fuse(graph, self.task), self.task, folder / "compiled")
+                self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder / "compiled")
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
@@ -234,15 +244,8 @@ class Bench:
         folder.mkdir(parents=True)
         graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
         with clock(seconds, "compile"):
-            recipe.target.compile(fuse(graph, self.task), self.task, folder)
+            self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder)
         return replace(recipe, steps=steps)
-
-
-def reason(error: Exception) -> str:
-    """Why a trial failed, in one line."""
-    if isinstance(error, HastenError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ take part. What a lost machine was at is done again on another.
 
 import contextlib
 import os
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,10 @@ from hasten.task import Task
 _CLASS = ("system", "cpu", "cores", "instruction_sets", "versions")
 _START_S = 300.0
 _MOST_LOSSES = 3
+
+
+class NodesLost(HastenError):
+    """No machine is left for trials."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Nodes:
         task: The user's task; must be picklable, and its code importable under the same paths on every machine.
         holdout: As stored in `folder`.
         folder: The run folder, which every machine sees under the same path, as on a shared file system.
-        objective: Of the budget.
+        objective, compile_limit_s: See `Bench`.
 
     Attributes:
         refused: Why a machine does not take part, by its name.
@@ -77,12 +82,15 @@ class Nodes:
         InvalidInput: Ray is not installed, there is no cluster, the task cannot be sent, or no machine is fit.
     """
 
-    def __init__(self, address: str, task: Task, holdout: Holdout, folder: Path, objective: str) -> None:
+    def __init__(
+        self, address: str, task: Task, holdout: Holdout, folder: Path, objective: str, compile_limit_s: float
+    ) -> None:
         self._ray = import_ray()
         self._nodes: list[_Node] = []
         self.refused: dict[str, str] = {}
         self.shared: list[str] = []
-        setup = {"task": task, "holdout": holdout, "folder": folder, "objective": objective}
+        setup = {"task": task, "holdout": holdout, "folder": folder, "about": (objective, compile_limit_s)}
+        self._folder = folder
         self._setup = _pickled(self._ray, setup)
         self._owned = not self._ray.is_initialized()
         if self._owned:
@@ -113,7 +121,7 @@ class Nodes:
         before.
 
         Raises:
-            HastenError: No machine is left.
+            NodesLost: No machine is left.
         """
         source, wave, order = iter(jobs), _Wave(), deque[int]()
         stopped: Exception | None = None
@@ -144,6 +152,8 @@ class Nodes:
         for node in self._nodes:
             self._end(node)
         self._nodes = []
+        for scratch in self._folder.glob("compiler-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         if self._owned:
             self._ray.shutdown()
 
@@ -219,7 +229,7 @@ class Nodes:
 
     def _check_any(self) -> None:
         if not self._nodes:
-            raise HastenError(f"No Ray node is left for trials ({self._why()}). `--resume` goes on with what is done.")
+            raise NodesLost(f"No Ray node is left for trials ({self._why()}). `--resume` goes on with what is done.")
 
     def _end(self, node: _Node) -> None:
         with contextlib.suppress(Exception):  # it may be lost
@@ -246,14 +256,15 @@ class TrialMaker:
         """Take the task and start the original; empty, or why that cannot be.
 
         Args:
-            setup: Pickled by the driver: task, holdout, run folder, objective.
+            setup: Pickled by the driver: task, holdout, run folder, objective, time limit of a compilation.
             name: Of this machine.
             like: Fingerprint of the driver.
         """
         import pickle
 
         from hasten.graph.capture import capture
-        from hasten.search.bench import Bench, reason
+        from hasten.search.bench import Bench
+        from hasten.search.compiler import reason
 
         if differs := _differences(fingerprint(), like):
             return f"it is of another device class: {differs}"
@@ -263,8 +274,8 @@ class TrialMaker:
             if not (folder / JOURNAL).is_file():
                 return f"it does not see {folder}; the run folder must be on a file system that all machines share"
             graph = capture(task.model, task.inner.example)
-            holdout, scratch = found["holdout"], f"in_flight-{name}"
-            self._bench = Bench(task, graph, holdout, folder / "trials", found["objective"], scratch)
+            trials, (objective, limit_s) = folder / "trials", found["about"]
+            self._bench = Bench(task, graph, found["holdout"], trials, objective, limit_s, own=f"-{name}")
         except Exception as error:
             return reason(error)
         return ""

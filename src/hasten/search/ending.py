@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hasten.search.finals import Final
 from hasten.search.journal import Journal
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, fits
 from hasten.task import Budget
 
 _BETTER = {
@@ -42,6 +42,11 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
         )
     if finals:
         nearest = min(finals, key=lambda f: f.certificate.upper_bound)
+        if nearest.certificate.passed and nearest.passed(budget):
+            return (
+                f"Nothing was better than the original. Nearest: {nearest.trial.name}, which kept the accuracy, but is "
+                f"{nearest.merit(budget.objective):.2f}x {_BETTER[budget.objective]} in the final timing."
+            )
         if nearest.certificate.passed:
             return (
                 f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
@@ -63,6 +68,9 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
         )
     best_trial = max(kept, key=lambda t: t.merit)
     assert best_trial.latency is not None
+    if fits(best_trial, budget):
+        how = f"{best_trial.merit:.2f}x {_BETTER[budget.objective]}"
+        return f"Nothing that kept the accuracy was better than the original. Nearest: {best_trial.name}, {how}."
     return (
         f"Nothing that kept the accuracy was within the limits. Nearest: {best_trial.name}, "
         f"{best_trial.latency.median_ms:.2f} ms, {best_trial.size_bytes} bytes."

@@ -8,7 +8,7 @@ from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
 from hasten.measure.worker import Worker
 from hasten.search.bench import Bench
-from hasten.search.trial import Trial, fits
+from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
 _FINAL_TURNS = 15
@@ -75,8 +75,12 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 
     When every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
     that a narrow failure of the best still leaves something certified.
+
+    Args:
+        trials: The original first.
+        budget: What was asked for.
     """
-    within = sorted((t for t in trials if fits(t, budget)), key=lambda t: -t.merit)
+    within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
         safest = min(within, key=lambda t: (t.changed, -t.merit))
@@ -88,6 +92,7 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
     """Time all finalists and the original in turns, then certify each."""
     holdout = bench.holdout
+    bench.revive()
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {"original": bench.baseline}
         for trial in finalists:

@@ -39,10 +39,7 @@ class Journal:
     def append(self, event: str, value: dict[str, Any], key: str = "") -> dict[str, Any]:
         """Add one event, force it to disk, and return it as it will be read again."""
         line = json.dumps({"event": event, "key": key, "elapsed_s": round(self.elapsed_s, 3)} | value)
-        with self._path.open("a") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self._path, f"{line}\n".encode())
         read: dict[str, Any] = json.loads(line)
         self._events.append(read)
         self._known[event, key] = read
@@ -59,6 +56,19 @@ class Journal:
     def read(self, event: str | None = None) -> list[dict[str, Any]]:
         """All events on record, or those of one kind, in order."""
         return [e for e in self._events if event is None or e["event"] == event]
+
+
+def _append(path: Path, data: bytes) -> None:
+    """All of `data`, or, where the disk is full, nothing: half a line would make the lines after it unreadable."""
+    with path.open("ab", buffering=0) as file:
+        before, written = file.tell(), 0
+        try:
+            while written < len(data):
+                written += file.write(data[written:])
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

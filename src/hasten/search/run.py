@@ -21,6 +21,7 @@ from hasten.recipe import Target
 from hasten.report.data import DETAILS
 from hasten.report.html import write_report
 from hasten.search.bench import Bench, clock
+from hasten.search.compiler import COMPILE_SECONDS
 from hasten.search.details import write_details
 from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
@@ -33,7 +34,7 @@ from hasten.search.race import train_and_race
 from hasten.search.session import OutOfTime, Session
 from hasten.search.ship import remove_candidates, ship
 from hasten.search.space import usable_targets
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, floor_of
 from hasten.task import Budget, Task
 
 _BEST = "best.hasten"
@@ -94,6 +95,8 @@ def run(
         import_ray()
     usable, missing = usable_targets(targets)
     with opened(Path(out), resume) as folder:
+        # From here on the folder is that of a run, and a search killed before its first event can be resumed.
+        (folder / JOURNAL).touch()
         journal = Journal(folder / JOURNAL)
         listener.trying("capturing the model")
         taken: dict[str, float] = {}
@@ -117,7 +120,7 @@ def run(
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")
-        with Bench(task, graph, holdout, folder / "trials", budget.objective) as bench:
+        with Bench(task, graph, holdout, folder / "trials", budget.objective, _compile_limit_s(budget)) as bench:
             _check_certifiable(bench, budget)
             journal.once("begin", "", lambda: begin)
             for name, reason in missing.items():
@@ -126,7 +129,8 @@ def run(
                 nodes = None
                 if ray is not None and journal.find("finalists") is None:
                     listener.trying("starting the original on the machines of the cluster")
-                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, budget.objective))
+                    about = budget.objective, _compile_limit_s(budget)
+                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, *about))
                     _tell(nodes, journal, listener)
                 session = Session(bench, budget, journal, listener, folder, seed, nodes=nodes)
                 _try_all(session, usable)
@@ -147,13 +151,13 @@ def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
     """All phases by cost, until they or the time are over."""
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
-    phases: list[Callable[[], None]] = [lambda: post_training(session, usable)]
+    phases: list[tuple[str, Callable[[], None]]] = [("post-training", lambda: post_training(session, usable))]
     if budget.training and (session.bench.task.train is not None or budget.minutes is not None):
-        phases.append(lambda: train_and_race(session))
+        phases.append(("training", lambda: train_and_race(session)))
     if journal.find("finalists") is None:
         try:
-            for phase in phases:
-                phase()
+            for name, phase in phases:
+                session.careful(name, phase)
         except OutOfTime:
             listener.say("deadline near: the rest is not tried")
         except KeyboardInterrupt:
@@ -165,12 +169,17 @@ def _finals(session: Session) -> Finals:
     session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
     chosen = journal.once(
-        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials[1:], budget)]}
+        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials, budget)]}
     )["numbers"]
     listener.trying(f"certifying {len(chosen)} finalists")
     finalists = [session.trials[number] for number in chosen]
     found = journal.once("finals", "", lambda: run_finals(session.bench, finalists, budget).to_json())
     return Finals.from_json(found, session.trials)
+
+
+def _compile_limit_s(budget: Budget) -> float:
+    """A compiler that hangs may cost a quarter of the time, but one that works gets at least a minute."""
+    return COMPILE_SECONDS if budget.minutes is None else min(COMPILE_SECONDS, max(60.0, budget.minutes * 15))
 
 
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
@@ -192,7 +201,8 @@ def _check_certifiable(bench: Bench, budget: Budget) -> None:
 def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Result:
     budget, folder, journal = session.budget, session.folder, session.journal
     ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
-    passing = [final for final in ranked if final.passed(budget)]
+    floor = floor_of(session.trials[0], budget)
+    passing = [final for final in ranked if final.passed(budget) and final.merit(budget.objective) > floor]
     taken: dict[str, float] = {}
     with clock(taken, "pack"):
         best = _ship_best(session, passing[0]) if passing else None

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
-from hasten.search.bench import Bench, reason
-from hasten.search.distributed import Job, Nodes
+from hasten.search.bench import Bench
+from hasten.search.compiler import reason
+from hasten.search.distributed import Job, Nodes, NodesLost
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener
 from hasten.search.ship import keep_best_so_far
-from hasten.search.trial import Trial, best_fitting
+from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
 _FIRST_GUESS_S = 5.0
@@ -64,7 +65,7 @@ class Session:
     @property
     def best(self) -> Trial | None:
         """The best candidate within the budget on the search part so far."""
-        return best_fitting(self.trials, self.budget)
+        return max(contenders(self.trials, self.budget), key=lambda t: t.merit, default=None)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""
@@ -172,6 +173,15 @@ class Session:
         if self.journal.find("decision", key := f"{what}: {why}"[:200]) is None:
             self.journal.append("decision", about, key)
             self.listener.say(f"  {'+' if chosen else '-'} {what}: {why}")
+
+    def careful(self, what: str, phase: Callable[[], None]) -> None:
+        """Run a phase; what ends it, such as a loss that is NaN, is put on record, and the search goes on."""
+        try:
+            phase()
+        except (OutOfTime, NodesLost):
+            raise
+        except Exception as error:  # also the user's own, from a loader or a loss
+            self.decide(what, False, f"it failed: {reason(error)}")
 
     def once(self, event: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """See `Journal.once`; a failure is put on record as `{"failure": reason}`."""

@@ -61,9 +61,10 @@ def variants(part: type[Any]) -> list[Any]:
 
 
 def free(usable: Mapping[str, type[Target]]) -> list[Recipe]:
-    """Recipes that change nothing: every target at every precision."""
+    """Recipes that change nothing: every target at every precision; those that compile machine code, slowly, last."""
     original = Recipe((), make_target(BASELINE))
-    recipes = [Recipe((), target) for part in usable.values() for target in _here(part)]
+    quick_first = sorted(usable.values(), key=lambda part: bool(getattr(part, "native_code", False)))
+    recipes = [Recipe((), target) for part in quick_first for target in _here(part)]
     return [recipe for recipe in recipes if recipe != original]
 
 

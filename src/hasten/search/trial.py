@@ -77,9 +77,15 @@ def fits(trial: Trial, budget: Budget) -> bool:
     return small and (budget.max_latency_ms is None or trial.latency.median_ms <= budget.max_latency_ms)
 
 
-def best_fitting(trials: Sequence[Trial], budget: Budget) -> Trial | None:
-    """The best candidate (not the original) within the budget on the search part, or None."""
-    return max((t for t in trials if t.number and fits(t, budget)), key=lambda t: t.merit, default=None)
+def floor_of(original: Trial, budget: Budget) -> float:
+    """The merit that a candidate must be above: the original's, unless the original is itself beyond the limits."""
+    return 1.0 if fits(original, budget) else 0.0
+
+
+def contenders(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
+    """Candidates within the budget on the search part that beat the original, which is the first of `trials`."""
+    floor = floor_of(trials[0], budget) if trials else 0.0
+    return [t for t in trials[1:] if fits(t, budget) and t.merit > floor]
 
 
 def front(trials: list[Trial]) -> list[Trial]:

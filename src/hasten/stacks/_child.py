@@ -20,6 +20,7 @@ def main(stack: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     _only_hasten()
+    importlib.import_module("hasten.children").follow_parent()
     module = importlib.import_module(f"hasten.stacks.{stack}")
     program: list[Any] = []
     for line in sys.stdin:

@@ -16,12 +16,14 @@ from hasten.recipe import Target
 
 
 def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: float) -> Profile:
-    """Profile `model.pt2` in `folder`; times are those of undisturbed calls."""
+    """Profile the stored graph in `folder`; times are those of undisturbed calls."""
     import torch
     from torch.fx import Interpreter, Node
 
+    from hasten.graph.storage import load_graph
+
     program = target.load(folder)
-    graph: Any = torch.export.load(folder / "model.pt2").module(check_guards=False)
+    graph = load_graph(folder)
     times: dict[Node, list[float]] = defaultdict(list)
 
     class Clocked(Interpreter):
