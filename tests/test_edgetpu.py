@@ -28,7 +28,7 @@ def operator(name: str, *inputs: dict[str, Any], output: dict[str, Any], **optio
 
 IMAGE = tensor([1, 8, 8, 4])
 ROW = tensor([1, 10])
-WEIGHT = {"constant": True, "scales": 4}
+WEIGHT: dict[str, Any] = {"constant": True, "scales": 4}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def compile(folder: Path, capability: str, tf32: bool, sizes: list[int]) -> dict
         sizes: Smallest, usual and largest batch, where the file has a dynamic one.
 
     Returns:
-        `bytes` of the engine, its `layers` before optimization, those of them that `quantize`, and the `tool`.
+        `bytes` of the engine, its `layers` before optimization, those of them that `quantize`, the
+        names of `inputs` and `outputs` in their order, and the `tool`.
 
     Raises:
         Unsupported: TensorRT-RTX cannot read or build the network.
@@ -48,6 +49,8 @@ def compile(folder: Path, capability: str, tf32: bool, sizes: list[int]) -> dict
         "bytes": int(engine.nbytes),
         "layers": len(layers),
         "quantize": sum(layer.type == trt.LayerType.QUANTIZE for layer in layers),
+        "inputs": [value.name for value in inputs],
+        "outputs": [network.get_output(index).name for index in range(network.num_outputs)],
         "tool": f"tensorrt-rtx {trt.__version__}",
     }
 

@@ -1,4 +1,4 @@
-"""Google Coral's Edge TPU: the network as a fully int8 file that meets what Google documents, and its compiler if here."""
+"""Google Coral's Edge TPU: the network as a fully int8 file that meets what Google documents."""
 
 import json
 import shutil
@@ -69,7 +69,9 @@ class EdgeTpu:
                 f"Every operator must run on the Edge TPU, but {broken[0]}. {len(broken)} such in all; "
                 "`host=True` leaves them to the host's processor."
             )
-        report = _compiled(folder) if shutil.which(_COMPILER) else {"compiler": "not compiled by Google's compiler"}
+        report: dict[str, Any] = (
+            _compiled(folder) if shutil.which(_COMPILER) else {"compiler": "not compiled by Google's compiler"}
+        )
         stated = {"evidence": self.evidence, **report, "operators": [operator["name"] for operator in operators]}
         stated |= {"checked": edgetpu.checks(), "broken": broken}
         (folder / "report.json").write_text(json.dumps(stated, indent=2))
@@ -83,7 +85,7 @@ class EdgeTpu:
 
 
 def _compiled(folder: Path) -> dict[str, Any]:
-    """Run Google's compiler; what it states: share of operators, bytes cached on the chip and streamed from the host."""
+    """Run Google's compiler; what it states: share of operators, bytes cached and streamed."""
     import subprocess
 
     from hasten.errors import Unsupported

@@ -69,7 +69,6 @@ class TensorRt:
         import tempfile
 
         from hasten import environments
-        from hasten.graph.capture import outputs, placeholders
         from hasten.graph.onnx import write_onnx
         from hasten.graph.signed import signed_integers
 
@@ -88,11 +87,7 @@ class TensorRt:
                 sizes=[1, usual, max(usual, self.largest)],
             )
             (folder / "model.engine").write_bytes((scratch / "model.engine").read_bytes())
-        names = {
-            "inputs": [node.name for node in placeholders(graph)],
-            "outputs": [f"output_{index}" for index in range(len(outputs(graph)))],
-        }
-        (folder / "report.json").write_text(json.dumps({"capability": self.capability, **report, **names}, indent=2))
+        (folder / "report.json").write_text(json.dumps({"capability": self.capability, **report}, indent=2))
 
     def load(self, folder: Path) -> Program:
         """The engine on the current GPU, its memory held by PyTorch."""
@@ -105,7 +100,7 @@ class TensorRt:
             raise Unsupported(f"This GPU must have compute capability {self.capability}, but the engine does not load.")
         context = engine.create_execution_context()
         report = json.loads((folder / "report.json").read_text())
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
             with torch.cuda.stream(stream):
