@@ -85,7 +85,7 @@ def test_one_of_three_nodes_killed_every_trial_once_and_in_order(
     assert killer.victim not in cluster.worker_nodes
     assert [t["number"] for t in trials] == list(range(1, len(trials) + 1))
     assert len({t["key"] for t in trials}) == len(trials) >= 4
-    assert not any("ended" in t["failure"] for t in trials)
+    assert all(t["failure"] == "" and t["size_bytes"] > 0 for t in trials)
     took_part = journal.read("nodes")[0]["names"]
     assert len(took_part) == 3
     assert sum(lost in name for name in took_part) == 1
@@ -95,8 +95,5 @@ def test_one_of_three_nodes_killed_every_trial_once_and_in_order(
     last = max((t["number"] for t in trials if lost in t["node"]), default=0)
     assert all(lost not in t["node"] for t in trials if t["number"] > max(last, 3))
     assert any("several nodes are on" in line for line in killer.lines)
-    assert result.best is not None
-    assert result.best.certificate is not None
-    assert result.best.certificate["passed"]
     resumed = hasten.run(digits_task, budget, targets=targets, out=tmp_path / "run", resume=True)
     assert [t.name for t in resumed.trials] == [t.name for t in result.trials]
