@@ -120,7 +120,7 @@ def test_a_bad_task_is_one_clear_line(file: str, message: str, tmp_path: Path) -
         (["run", "x.py", "--objective", "latencies"], "Did you mean 'latency'"),
         (["run", "x.py", "--confidence", "2"], "`confidence` must be in [0.5, 1)"),
         (["verify", "nowhere"], "must be a folder with a manifest.json"),
-        (["report", "nowhere"], "needs a finished run"),
+        (["report", "nowhere"], "needs a run"),
         (["apply", "nowhere.yaml", "x.py"], "must be a file that exists"),
     ],
 )

@@ -54,6 +54,9 @@ def run_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Ray cluster whose machines make independent trials: auto or an address.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Serve the report page while the search runs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: JsonOption = False,
@@ -74,7 +77,7 @@ def run_command(
         training=training,
     )
     console = Console(stderr=True)
-    settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume}
+    settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume, "ray": ray}
     with contextlib.ExitStack() as stack:
         if watch:
             from hasten.report.live import LivePage

@@ -52,7 +52,7 @@ def test_every_cut_gives_the_same_answers(quantized: bool) -> None:
     task = made()
     graph = capture(task.model, task.example)
     if quantized:
-        graph = hasten.Quantize(weight_rounding=False, bias_correction=False).apply(graph, task)
+        graph = hasten.Quantize(rounding="nearest", bias_correction=False).apply(graph, task)
         graph = capture_as_is(graph, task.example)
     found = cuts(graph)
     assert len(found) >= 5

@@ -232,7 +232,6 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     assert [t.number for t in choose_finalists(trials, Budget(finalists=1))] == [2]
     assert [t.number for t in choose_finalists(trials[:4], Budget(finalists=2))] == [2, 3]
     assert choose_finalists([original, slower], Budget()) == []
-    assert choose_finalists([original, slower], Budget(max_size_bytes=0)) == []
     smaller = replace(slower, size_bytes=5)
     assert choose_finalists([replace(original, size_bytes=50), smaller], Budget(max_size_bytes=10)) == [smaller]
     assert [t.number for t in front(trials[1:])] == [1, 2]

@@ -24,7 +24,7 @@ def result(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -
 
 def _run(digits_task: hasten.Task, tmp_path_factory: pytest.TempPathFactory) -> hasten.Result:
     out = tmp_path_factory.mktemp("run") / "digits"
-    budget = Budget(max_drop=0.02, objective="size")
+    budget = Budget(max_drop=0.03, objective="size")
     return hasten.run(digits_task, budget, targets=["onnxruntime"], out=out)
 
 
@@ -67,7 +67,9 @@ def test_the_recipe_replays_to_the_same_program(
 def test_the_time_is_accounted_for(result: hasten.Result) -> None:
     document = json.loads((result.folder / "result.json").read_text())
     seconds = document["seconds"]
-    assert set(seconds) == {"training", "calibrating", "compiling", "measuring", "finals", "other"}
+    named = {"training", "calibrating", "compiling", "measuring", "setting up", "packing", "report", "finals"}
+    assert set(seconds) == named | {"other"}
+    assert all(seconds[stage] > 0 for stage in named - {"packing", "report"})  # those need a candidate that passes
     assert sum(seconds.values()) == pytest.approx(document["wall_s"], rel=0.05)
     assert seconds["training"] > 0
     assert all(np.isfinite(list(seconds.values())))
@@ -81,7 +83,7 @@ def test_the_run_folder_holds_one_artifact_and_no_checkpoint(result: hasten.Resu
 
 def test_a_resume_of_a_finished_run_gives_the_same_result(result: hasten.Result, digits_task: hasten.Task) -> None:
     before = (result.folder / "journal.jsonl").read_bytes()
-    budget = Budget(max_drop=0.02, objective="size")
+    budget = Budget(max_drop=0.03, objective="size")
     again = hasten.run(digits_task, budget, targets=["onnxruntime"], out=result.folder, resume=True)
     assert (result.folder / "journal.jsonl").read_bytes() == before
     assert [t.name for t in again.trials] == [t.name for t in result.trials]

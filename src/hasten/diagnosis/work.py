@@ -198,16 +198,7 @@ def _probe(kind: str, given: list[Any], made: Any, attributes: dict[str, Any], s
 
 def _label(node: Any, sources: list[str]) -> str:
     weight = next((source for source in sources[1:2] if source.endswith(".weight")), "")
-    if weight:
-        return weight.removesuffix(".weight")
-    scopes = next((x.value for x in node.metadata_props if x.key == "pkg.torch.onnx.name_scopes"), "[]")
-    names = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
-    # The last is the operator itself, those before it are modules from the outside in.
-    inner = [name for name in names[:-1] if name]
-    own = node.name.removeprefix("node_")
-    if not inner:
-        return str(own)
-    return str(inner[-1]) if any(sources[1:2]) else f"{inner[-1]}: {own}"
+    return weight.removesuffix(".weight") or str(node.name.removeprefix("node_"))
 
 
 def _distinct(layers: Iterable[Layer]) -> list[Layer]:

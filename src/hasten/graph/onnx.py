@@ -40,15 +40,20 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
         assert program is not None
         if has_dynamic_batch(graph):
             _name_batch(program)
-        _drop_stack_traces(program)
+        _drop_remarks(program)
         program.save(str(path), external_data=size_bytes > _PROTOBUF_LIMIT_BYTES)
 
 
-def _drop_stack_traces(program: torch.onnx.ONNXProgram) -> None:
-    """Drop the nodes' stack traces: paths of the machine that wrote a file have no place in what ships."""
+def _drop_remarks(program: torch.onnx.ONNXProgram) -> None:
+    """Drop what the exporter remarks of every node: paths of this machine, and how the graph came to be.
+
+    None of it is needed to run, and the same graph gives the same bytes without it, however it was captured.
+    """
     for function in (program.model.graph, *program.model.functions.values()):
         for node in function.all_nodes():
-            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
 
 
 def _name_batch(program: torch.onnx.ONNXProgram) -> None:

@@ -16,7 +16,8 @@ class Placement:
         convolution_rounds: Whether a convolution must end in a quantize node to run on integers. False: it rounds
             only where an integer operator follows.
         zero_point: Zero points of activations that take both signs. "free": asymmetric, any of them. "middle":
-            symmetric, for kernels without a zero-point correction.
+            symmetric, for kernels without a zero-point correction. "signed": symmetric int8 for every activation, also
+            one that is never negative, for compilers that know no other; it loses a bit there.
         attention: Whether products of two activations (query x key, weights x value) run on integers.
     """
 
@@ -37,6 +38,8 @@ PLACEMENTS = {
     "fuse_activations": Placement(_CLAMPS | _SMOOTH, convolution_rounds=False),
     # Accelerators without zero-point correction, with everything that can be integer.
     "symmetric": Placement(_CLAMPS, convolution_rounds=True, zero_point="middle", attention=True),
+    # TensorRT: activations are int8 with zero point 0, whatever their sign.
+    "signed": Placement(_CLAMPS, convolution_rounds=False, zero_point="signed"),
 }
 """Placements by what they stand for: the values of a target's `placement` and of the option `Quantize.placement`."""
 

@@ -76,9 +76,10 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
 def prepare(graph: GraphModule, scheme: Scheme) -> GraphModule:
     """A copy of a graph in inference form with an observer at every tensor that becomes integer."""
     check_names(graph, scheme.keep_float)
-    symmetric = scheme.placement.zero_point == "middle"
+    symmetric = scheme.placement.zero_point in ("middle", "signed")
     qscheme = torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine
-    activation = QuantizationSpec(torch.uint8, OBSERVERS[scheme.observer], 0, 255, qscheme)
+    integers = (torch.int8, -128, 127) if scheme.placement.zero_point == "signed" else (torch.uint8, 0, 255)
+    activation = QuantizationSpec(integers[0], OBSERVERS[scheme.observer], integers[1], integers[2], qscheme)
     # Symmetric integers: the lowest of two's complement stays unused.
     top = 2 ** (scheme.weight_bits - 1) - 1
     weight = QuantizationSpec(torch.int8, PerChannelWeight, -top, top, torch.per_channel_symmetric, ch_axis=0)

@@ -51,6 +51,7 @@ class Bench:
         folder: Where trials are compiled, one sub-folder each; what an earlier session left of the original is used.
         objective: What `Trial.merit` stands for.
         compile_limit_s: Longest time for one compilation.
+        own: Ending of the names of scratch folders, where several processes work in one run folder.
 
     Raises:
         InvalidInput: The objective cannot be measured here.
@@ -64,6 +65,7 @@ class Bench:
         folder: Path,
         objective: str = "latency",
         compile_limit_s: float = COMPILE_SECONDS,
+        own: str = "",
     ) -> None:
         self.holdout = holdout
         self._folder = folder
@@ -74,14 +76,14 @@ class Bench:
         # What techniques see: the certifying part never reaches them.
         self.task = replace(task, holdout=holdout.batches(holdout.search, self.sizes.evaluation))
         self.inner = self.task.inner
-        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs")
+        self.graphs = GraphStore(graph, self.inner, folder.parent / "graphs", f"in_flight{own}")
         self.input_names = [node.name for node in placeholders(fuse(graph, self.task))]
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
         done = self.folder(0).parent / "outputs.json"
         self.unlabelled = holdout.targets is None
         with ExitStack() as children:
-            self._compiler = children.enter_context(Compiler(folder.parent / "compiler", compile_limit_s))
+            self._compiler = children.enter_context(Compiler(folder.parent / f"compiler{own}", compile_limit_s))
             if not done.exists():
                 shutil.rmtree(self.folder(0).parent, ignore_errors=True)
                 self._compile(0, self.recipe, {})
@@ -140,14 +142,16 @@ class Bench:
             self.revive()
             recipe = self._compile(number, recipe, seconds, limit_s)
             trial = replace(trial, recipe=recipe)
-            with _clock(seconds, "load"):
+            with clock(seconds, "load"):
                 worker = self.worker(number, recipe)
             with worker:
-                with _clock(seconds, "latency"):
+                with clock(seconds, "latency"):
                     latency, gain = self._time(number, worker)
-                with _clock(seconds, "accuracy"):
+                with clock(seconds, "accuracy"):
                     found = self.score(number, worker, self.holdout.search)
                 memory = worker.peak_memory_bytes()
+                ending = time.perf_counter()
+            seconds["unload"] = time.perf_counter() - ending
         except Exception as error:
             # Also a runtime's own exception: the search must outlive it, and the report must show it.
             return replace(trial, failure=reason(error))
@@ -173,11 +177,11 @@ class Bench:
         (folder / "compiled").mkdir(parents=True)
         try:
             self.revive()
-            with _clock(seconds, "compile"):
+            with clock(seconds, "compile"):
                 self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder / "compiled")
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
-            with _clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
+            with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
                 latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
             return (gain if gain == gain else latency.ratio), seconds
         finally:
@@ -239,13 +243,14 @@ class Bench:
         folder = self.folder(number)
         folder.mkdir(parents=True)
         graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
-        with _clock(seconds, "compile"):
+        with clock(seconds, "compile"):
             self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder)
         return replace(recipe, steps=steps)
 
 
 @contextmanager
-def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall time of the block to `seconds[stage]`, if it ends well."""
     started = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

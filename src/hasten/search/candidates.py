@@ -174,7 +174,10 @@ def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) 
         merit, measured = session.bench.probe(graph, finish.recipe(steps))
         found: dict[str, Any] = {"steps": [describe(step) for step in steps], "merit": merit}
         if damage:
-            found["damage"] = _damage(session, session.bench.graphs.after(steps, seconds)[0])
+            cut, _ = session.bench.graphs.after(steps, seconds)
+            damaging = time.perf_counter()
+            found["damage"] = _damage(session, cut)
+            seconds["damage"] = time.perf_counter() - damaging
         return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
 
     return session.once("probe", f"{key_of(steps)} {key_of(finish.rough())} {describe(finish.target)}", measure)

@@ -1,6 +1,6 @@
 """How a run ended, in words, and where its time went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hasten.search.finals import Final
 from hasten.search.journal import Journal
@@ -17,7 +17,10 @@ _STAGES = {
     "training": ("distill", "train_quantized"),
     "calibrating": ("quantize", "smooth_quant", "equalize_layers", "prune_filters", "prune_neurons", "shrink"),
     "compiling": ("compile",),
-    "measuring": ("original", "load", "latency", "accuracy"),
+    "measuring": ("original", "load", "latency", "accuracy", "unload", "damage"),
+    "setting up": ("capture", "holdout", "identity"),
+    "packing": ("pack",),
+    "report": ("details",),
 }
 
 
@@ -74,15 +77,20 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
     )
 
 
-def seconds_by_stage(journal: Journal) -> dict[str, float]:
-    """Where the wall time of a run went: training, calibrating, compiling, measuring, finals; the rest is `other`.
+def seconds_by_stage(journal: Journal, concluding: Mapping[str, float]) -> dict[str, float]:
+    """Where the wall time of a run went, by the names of `_STAGES` and the finals; the rest is `other`.
 
-    Seconds of untrained networks that were timed count where they were spent.
+    Seconds of untrained networks that were timed count where they were spent. Those of several machines add up.
+
+    Args:
+        journal: Of the run.
+        concluding: Seconds after its last event: `pack`, `details`.
     """
     spent = dict.fromkeys([*_STAGES, "finals"], 0.0)
-    for event in [*journal.read("trial"), *journal.read("probe")]:
+    events = [event for kind in ("begin", "trial", "probe", "kept") for event in journal.read(kind)]
+    for seconds in [*(event.get("seconds", {}) for event in events), concluding]:
         for stage, names in _STAGES.items():
-            spent[stage] += sum(event.get("seconds", {}).get(name, 0.0) for name in names)
+            spent[stage] += sum(seconds.get(name, 0.0) for name in names)
     step = next((e for e in journal.read("plan") if e["key"] == "training step"), None)
     spent["training"] += step.get("wall_s", 0.0) if step else 0.0
     spent["measuring"] += sum(e.get("wall_s", 0.0) for e in journal.read("sensitivity"))

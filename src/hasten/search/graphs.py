@@ -32,9 +32,11 @@ class GraphStore:
         graph: The captured original.
         task: What techniques see.
         folder: For weights, checkpoints of a training in flight, and the teacher's answers.
+        in_flight: Sub-folder of the latter two; one for every process that trains.
     """
 
-    def __init__(self, graph: GraphModule, task: Task, folder: Path) -> None:
+    def __init__(self, graph: GraphModule, task: Task, folder: Path, in_flight: str = "in_flight") -> None:
+        self._in_flight = folder / in_flight
         self._original, self._task, self._folder = graph, task, folder
         self._recent: OrderedDict[Steps, GraphModule] = OrderedDict()
         self.watch = Watch()
@@ -75,7 +77,7 @@ class GraphStore:
             if not _trains(step):
                 result = step.apply(graph, self._task)
                 return result, _ended(step, self.watch)
-            own = self._folder / "in_flight"
+            own = self._in_flight
             self._take(own, key_of(steps))
             result = replace(cast(Any, step), folder=str(own)).apply(graph, self._task)
         ended = _ended(step, self.watch)
@@ -100,7 +102,8 @@ class GraphStore:
 
     def clean(self) -> None:
         """Remove what only a resume needs."""
-        shutil.rmtree(self._folder / "in_flight", ignore_errors=True)
+        for path in self._folder.glob("in_flight*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def key_of(steps: Steps) -> str:

@@ -1,9 +1,10 @@
 """The phases that train nothing: runtimes and precisions of the original, then the original quantized for each."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
 from hasten.recipe import Target
-from hasten.search.session import Session
+from hasten.search.session import Attempt, Session
 from hasten.search.space import free, quantized, with_more_effort
 from hasten.search.trial import Trial
 
@@ -23,10 +24,15 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
     """
     recipes = free(usable), quantized(usable)
     session.listener.begin(sum(map(len, recipes)))
-    session.attempt_all(recipes[0])
-    plain = [trial for trial in session.attempt_all(recipes[1]) if trial.latency]
+    trials = session.attempt_all(map(Attempt, itertools.chain(*recipes)))
+    plain = [trial for trial in trials[len(recipes[0]) :] if trial.latency]
     if not plain:
         return
+    session.attempt_all(_worth_more_effort(session, plain))
+
+
+def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt]:
+    """Better rounding of those that are near the fastest, best first."""
     graph, _ = session.bench.graphs.after((), {})
     fastest = max(trial.merit for trial in plain)
     for trial in sorted(plain, key=lambda t: -t.merit):
@@ -40,4 +46,4 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
             gain = trial.merit / max(session.best.merit if session.best else 1.0, 1e-9)
             why = f"plain rounding drops {trial.drop:+.4f}; it may drop less this way"
             session.decide(name, True, why, gain, session.trial_s(recipe))
-            session.attempt(recipe)
+            yield Attempt(recipe)

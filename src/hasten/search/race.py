@@ -19,7 +19,7 @@ from hasten.search.candidates import (
 )
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, spread
-from hasten.search.session import OutOfTime, Session
+from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, fits
 from hasten.training import mean_score, quiet, watched
@@ -126,8 +126,8 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
     for rung in range(heat.rungs):
         steps, final = heat.steps * 2**rung, rung == heat.rungs - 1
         ranked = []
-        for a, done in standing:
-            trial = _recover(session, a, done, steps, rung, final)
+        recoveries = (_recovery(session, a, done, steps, rung, final) for a, done in standing)
+        for (a, _), trial in zip(standing, session.attempt_all(recoveries), strict=True):
             last[a.steps] = trial
             samples = len(session.bench.holdout.search)
             worth = promise(trial, best, session.budget.max_drop, samples, heat.rungs - 1 - rung)
@@ -145,7 +145,8 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
     return [last[a.steps] for a, _ in standing]
 
 
-def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Trial:
+def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Attempt:
+    """As long a training as fits the time that is left now."""
     cost = step_cost(session, a)
     # Rounding against the data takes long and says little about who recovers better.
     ending = a.finish if final else a.finish.quick()
@@ -160,7 +161,7 @@ def _recover(session: Session, a: Architecture, done: Steps, steps: int, rung: i
         raise OutOfTime
     options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
     recipe = ending.recipe((*done, make_technique("distill", options)))
-    return session.attempt(recipe, 0.0, session.left_s() - overhead_s)
+    return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 
 
 def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) -> None:

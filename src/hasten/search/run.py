@@ -1,5 +1,6 @@
 """`hasten.run`: from a task and a budget to the best certified artifact and a report."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,10 @@ from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Target
 from hasten.report.data import DETAILS
 from hasten.report.html import write_report
-from hasten.search.bench import Bench
+from hasten.search.bench import Bench, clock
 from hasten.search.compiler import COMPILE_SECONDS
 from hasten.search.details import write_details
+from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
 from hasten.search.folder import JOURNAL, check_same, identity, opened
@@ -70,6 +72,7 @@ def run(
     out: str | os.PathLike[str] = "runs/last",
     seed: int = 0,
     resume: bool = False,
+    ray: str | None = None,
     listener: Listener | None = None,
 ) -> Result:
     """Find the best version of `task.model` whose score provably drops by at most the budget.
@@ -81,21 +84,27 @@ def run(
         out: Run folder; must be new or empty, or hold a run to resume.
         seed: Decides the holdout split and everything random after it.
         resume: Go on with the run in `out`, if there is one; what it finished is not done again.
+        ray: "auto" or the address of a Ray cluster, whose machines make independent trials; None: all are made here.
         listener: Receives progress.
 
     Raises:
         InvalidInput: The task, the budget or the folder breaks a rule; nothing was searched yet.
     """
     budget, listener = budget or Budget(), listener or Silent()
+    if ray is not None:
+        import_ray()
     usable, missing = usable_targets(targets)
     with opened(Path(out), resume) as folder:
         # From here on the folder is that of a run, and a search killed before its first event can be resumed.
         (folder / JOURNAL).touch()
         journal = Journal(folder / JOURNAL)
         listener.trying("capturing the model")
-        graph = capture(task.model, task.inner.example)
+        taken: dict[str, float] = {}
+        with clock(taken, "capture"):
+            graph = capture(task.model, task.inner.example)
         listener.trying("reading the holdout")
-        holdout = store_holdout(task, folder / "data", seed)
+        with clock(taken, "holdout"):
+            holdout = store_holdout(task, folder / "data", seed)
         setup = {
             "task": task.name,
             "device": fingerprint(),
@@ -105,8 +114,9 @@ def run(
             "search": len(holdout.search),
             "certify": len(holdout.certify),
         }
-        same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
-        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}}
+        with clock(taken, "identity"):
+            same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
+        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}, "seconds": taken}
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")
@@ -115,13 +125,30 @@ def run(
             journal.once("begin", "", lambda: begin)
             for name, reason in missing.items():
                 listener.say(f"skipping target {name}: needs {reason}")
-            session = Session(bench, budget, journal, listener, folder, seed)
-            finals = _search(session, usable)
+            with contextlib.ExitStack() as stack:
+                nodes = None
+                if ray is not None and journal.find("finalists") is None:
+                    listener.trying("starting the original on the machines of the cluster")
+                    about = budget.objective, _compile_limit_s(budget)
+                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, *about))
+                    _tell(nodes, journal, listener)
+                session = Session(bench, budget, journal, listener, folder, seed, nodes=nodes)
+                _try_all(session, usable)
+            finals = _finals(session)
             return _conclude(session, finals, setup)
 
 
-def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
-    """All phases by cost, until they or the time are over; then the finals."""
+def _tell(nodes: Nodes, journal: Journal, listener: Listener) -> None:
+    """Put on record who takes part, in this session, and who does not."""
+    journal.append("nodes", {"names": nodes.names, "refused": nodes.refused, "shared": nodes.shared})
+    for name, why in nodes.refused.items():
+        listener.say(f"node {name} is left out: {why}")
+    for host in nodes.shared:
+        listener.say(f"several nodes are on {host}: their timings disturb each other")
+
+
+def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
+    """All phases by cost, until they or the time are over."""
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
     phases: list[tuple[str, Callable[[], None]]] = [("post-training", lambda: post_training(session, usable))]
@@ -135,6 +162,10 @@ def _search(session: Session, usable: Mapping[str, type[Target]]) -> Finals:
             listener.say("deadline near: the rest is not tried")
         except KeyboardInterrupt:
             listener.say("interrupted: certifying the best so far (Ctrl-C again to stop at once)")
+
+
+def _finals(session: Session) -> Finals:
+    journal, budget, listener = session.journal, session.budget, session.listener
     session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
     chosen = journal.once(
@@ -172,9 +203,12 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
     ranked = sorted(finals.finals, key=lambda f: -f.merit(budget.objective))
     floor = floor_of(session.trials[0], budget)
     passing = [final for final in ranked if final.passed(budget) and final.merit(budget.objective) > floor]
-    best = _ship_best(session, passing[0]) if passing else None
+    taken: dict[str, float] = {}
+    with clock(taken, "pack"):
+        best = _ship_best(session, passing[0]) if passing else None
     if passing:
-        write_details(session.bench, passing[0].trial, folder / DETAILS)
+        with clock(taken, "details"):
+            write_details(session.bench, passing[0].trial, folder / DETAILS)
     remove_candidates(folder)
     session.bench.graphs.clean()
     explanation = explain(passing, ranked, session.trials, budget)
@@ -187,7 +221,7 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
             "best_number": passing[0].trial.number if passing else None,
             "finals": [final.to_json() for final in ranked],
             "trials": [trial.to_json() for trial in session.trials],
-            "seconds": seconds_by_stage(journal),
+            "seconds": seconds_by_stage(journal, taken),
             "wall_s": journal.elapsed_s,
         }
     )

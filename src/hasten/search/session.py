@@ -1,7 +1,8 @@
 """What a running search holds: the bench, the journal, the time left, and every trial so far."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
+from hasten.search.distributed import Job, Nodes, NodesLost
 from hasten.search.journal import Journal
 from hasten.search.progress import Listener
 from hasten.search.ship import keep_best_so_far
@@ -21,6 +23,15 @@ _FINALS_FIXED_S = 25.0
 _SAFETY = 1.15
 # What calibration takes, in inferences of the original per sample, until it is known.
 _PASSES_NEAREST, _PASSES = 5, 25
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A recipe to try; what it is expected to take (default: learned so far); the longest time for its training."""
+
+    recipe: Recipe
+    expected_s: float | None = None
+    limit_s: float | None = None
 
 
 class OutOfTime(Exception):
@@ -39,6 +50,7 @@ class Session:
         folder: The run folder.
         seed: Everything random after the split of the holdout.
         trials: Every trial, in order of its number.
+        nodes: Machines for independent trials; None: everything is tried here.
     """
 
     bench: Bench
@@ -48,6 +60,7 @@ class Session:
     folder: Path
     seed: int
     trials: list[Trial] = field(default_factory=list)
+    nodes: Nodes | None = None
 
     @property
     def best(self) -> Trial | None:
@@ -71,27 +84,78 @@ class Session:
         Raises:
             OutOfTime: It is expected to take longer than there is time left.
         """
-        key = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:16]
-        found = self.journal.find("trial", key)
-        if found is not None:
-            trial = Trial.from_json(found)
-            if again := [t for t in self.trials if t.number == trial.number]:
-                return again[0]
-        else:
-            if (self.trial_s(recipe) if expected_s is None else expected_s) > self.left_s():
-                raise OutOfTime
+        trial = self._on_record(recipe)
+        if trial is None:
+            self._check_time(Attempt(recipe, expected_s, limit_s))
             self.listener.trying(Trial(0, recipe).name)
             trial = self.bench.try_recipe(len(self.journal.read("trial")), recipe, limit_s)
-            self.journal.append("trial", trial.to_json(), key)
-        self.trials.append(trial)
-        self.listener.done(_line(trial, self.budget.objective), f"best {self.best.merit:.2f}x" if self.best else "")
+            self._record(recipe, trial)
         if self.best is trial:
-            keep_best_so_far(self.bench, self.folder, trial)
+            self._keep(trial)
         return trial
 
-    def attempt_all(self, recipes: Iterable[Recipe]) -> list[Trial]:
-        """The trials of several recipes."""
-        return [self.attempt(recipe) for recipe in recipes]
+    def attempt_all(self, attempts: Iterable[Attempt]) -> list[Trial]:
+        """The trials of several recipes that do not depend on each other, on all machines there are.
+
+        Args:
+            attempts: Asked for one by one, each when there is a machine for it.
+
+        Raises:
+            OutOfTime: One is expected to take longer than there is time left; those before it are on record.
+        """
+        if self.nodes is None:
+            return [self.attempt(a.recipe, a.expected_s, a.limit_s) for a in attempts]
+        before = len(self.journal.read("trial"))
+        jobs: list[Job] = []
+        found: list[Trial] = []
+
+        def missing() -> Iterator[Job]:
+            for a in attempts:
+                if (known := self._on_record(a.recipe)) is not None:
+                    found.append(known)
+                    continue
+                self._check_time(a)
+                self.listener.trying(Trial(0, a.recipe).name)
+                jobs.append(Job(before + len(jobs), a.recipe, a.limit_s))
+                yield jobs[-1]
+
+        try:
+            for trial, node in self.nodes.trials(missing()):
+                self._record(jobs[trial.number - before].recipe, trial, node=node)
+                found.append(trial)
+        finally:
+            # Not sooner: packing it would disturb a measurement on this machine.
+            if self.best is not None and self.best.number:
+                self._keep(self.best)
+        return found
+
+    def _keep(self, trial: Trial) -> None:
+        started = time.perf_counter()
+        keep_best_so_far(self.bench, self.folder, trial)
+        took = {"seconds": {"pack": time.perf_counter() - started}}
+        self.journal.once("kept", str(trial.number), lambda: took)
+
+    def _on_record(self, recipe: Recipe) -> Trial | None:
+        event = self.journal.find("trial", _key(recipe))
+        if event is None:
+            return None
+        trial = Trial.from_json(event)
+        if again := [t for t in self.trials if t.number == trial.number]:
+            return again[0]
+        self._add(trial)
+        return trial
+
+    def _record(self, recipe: Recipe, trial: Trial, **about: str) -> None:
+        self.journal.append("trial", trial.to_json() | about, _key(recipe))
+        self._add(trial)
+
+    def _add(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.listener.done(_line(trial, self.budget.objective), f"best {self.best.merit:.2f}x" if self.best else "")
+
+    def _check_time(self, a: Attempt) -> None:
+        if (self.trial_s(a.recipe) if a.expected_s is None else a.expected_s) > self.left_s():
+            raise OutOfTime
 
     def decide(self, what: str, chosen: bool, why: str, gain: float | None = None, cost_s: float | None = None) -> None:
         """Put a decision on record.
@@ -114,7 +178,7 @@ class Session:
         """Run a phase; what ends it, such as a loss that is NaN, is put on record, and the search goes on."""
         try:
             phase()
-        except OutOfTime:
+        except (OutOfTime, NodesLost):
             raise
         except Exception as error:  # also the user's own, from a loader or a loss
             self.decide(what, False, f"it failed: {reason(error)}")
@@ -163,12 +227,16 @@ class Session:
         return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
 
 
+def _key(recipe: Recipe) -> str:
+    return hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:16]
+
+
 def _rounding(step: Technique) -> tuple[str, str]:
     return name_of(step), str(options_of(step).get("rounding", ""))
 
 
 def _measuring(trial: Trial) -> list[float]:
-    return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy")]
+    return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy", "unload")]
 
 
 def _line(trial: Trial, objective: str) -> str:

@@ -11,7 +11,7 @@ from hasten.errors import Unsupported
 from hasten.stacks._pieces import in_pieces
 
 
-def compile(folder: Path, inputs: int, int8: bool) -> None:
+def compile(folder: Path, inputs: int, int8: bool, linear_per_channel: bool = True) -> None:
     """Convert `model.pt2` in `folder` to `model.tflite`.
 
     Args:
@@ -19,6 +19,7 @@ def compile(folder: Path, inputs: int, int8: bool) -> None:
             such batch for every input, and for int8 `calibration_0.npy`, ... with n batches [n, batch, ...].
         inputs: Number of inputs.
         int8: Whether weights (per channel) and activations become int8, inputs and outputs included.
+        linear_per_channel: Whether weights of int8 linear layers have a scale per channel; older compilers know one.
 
     Raises:
         Unsupported: LiteRT cannot convert an operator.
@@ -33,12 +34,12 @@ def compile(folder: Path, inputs: int, int8: bool) -> None:
     except Exception as error:
         raise Unsupported(f"LiteRT must be able to convert every operator, but: {_reason(error)}") from error
     if int8:
-        _quantize(folder, inputs)
+        _quantize(folder, inputs, linear_per_channel)
 
 
-def _quantize(folder: Path, inputs: int) -> None:
+def _quantize(folder: Path, inputs: int, linear_per_channel: bool) -> None:
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
 
     path = folder / "model.tflite"
     signature = next(iter(Interpreter(str(path)).get_signature_list()))
@@ -49,6 +50,14 @@ def _quantize(folder: Path, inputs: int) -> None:
     ]
     wanted = recipe_manager.RecipeManager()
     wanted.load_quantization_recipe(recipe.static_wi8_ai8())
+    if not linear_per_channel:
+        wanted.add_static_config(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+            activation_num_bits=8,
+            weight_num_bits=8,
+            weight_granularity=qtyping.QuantGranularity.TENSORWISE,
+        )
     # By default ranges are moving averages, which cut off most samples' extremes when there are few samples.
     ranges = calibrator.Calibrator(
         str(path),
@@ -57,7 +66,7 @@ def _quantize(folder: Path, inputs: int) -> None:
         qsv_update_func=_widest,
     )
     ranges.calibrate({signature: samples}, wanted)
-    made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+    made = quantizer.Quantizer(str(path), wanted.get_quantization_recipe())
     result = made.quantize(ranges.get_model_qsvs(), enable_progress_report=False)
     result.export_model(str(path), overwrite=True)
 
@@ -105,6 +114,55 @@ def types(folder: Path) -> dict[str, int]:
         name = np.dtype(detail["dtype"]).name
         found[name] = found.get(name, 0) + 1
     return found
+
+
+def operators(folder: Path) -> list[dict[str, Any]]:
+    """Every operator of `model.tflite`: its name, the numbers among its options, and its tensors.
+
+    Returns:
+        One dict each: `name`, `options`, `inputs` and `outputs`; a tensor (None where one is left out) as `shape`,
+        `type`, whether it is `constant`, all `zero` and `dynamic`, its `bytes` if constant,
+        its number of `scales` along `axis`, and the `values` of a small int32 constant.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs((folder / "model.tflite").read_bytes(), 0))
+    (graph,) = model.subgraphs
+    codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    types = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+    tensors = [_tensor(tensor, model.buffers[tensor.buffer].data, types) for tensor in graph.tensors]
+    found = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        options = vars(operator.builtinOptions) if operator.builtinOptions else {}
+        found.append(
+            {
+                "name": codes[max(code.builtinCode, code.deprecatedBuiltinCode)],
+                "options": {name: value for name, value in options.items() if isinstance(value, int)},
+                "inputs": [tensors[index] if index >= 0 else None for index in operator.inputs],
+                "outputs": [tensors[index] for index in operator.outputs],
+            }
+        )
+    return found
+
+
+def _tensor(tensor: Any, data: Any, types: dict[int, str]) -> dict[str, Any]:
+    kind, constant = types[tensor.type], data is not None and len(data) > 0
+    integers = np.frombuffer(bytes(data), np.int32).tolist() if constant and kind == "INT32" else None
+    parameters = tensor.quantization
+    scales = 0 if parameters is None or parameters.scale is None else len(parameters.scale)
+    points = parameters.zeroPoint if scales and parameters.zeroPoint is not None else [0]
+    return {
+        "shape": [] if tensor.shape is None else [int(size) for size in tensor.shape],
+        "type": kind,
+        "constant": constant,
+        "dynamic": tensor.shapeSignature is not None and any(size < 0 for size in tensor.shapeSignature),
+        "zero": constant and kind == "INT8" and bool((np.frombuffer(bytes(data), np.int8) == int(points[0])).all()),
+        "bytes": len(data) if constant else 0,
+        "scales": scales,
+        "axis": int(parameters.quantizedDimension) if scales else 0,
+        "values": integers if integers is not None and len(integers) <= 16 else None,
+    }
 
 
 def _quantized(x: np.ndarray, detail: dict[str, Any]) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""The Edge TPU: documented constraints on a file's operators, and what Google's compiler prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hasten import judged
+from hasten.constraints import edgetpu
+from hasten.errors import Unsupported
+from hasten.graph.capture import capture
+from hasten.recipe import make_target
+from hasten.targets.edgetpu import read_log
+from hasten.task import Task
+
+
+def tensor(shape: list[int], kind: str = "INT8", **values: Any) -> dict[str, Any]:
+    plain = {"constant": False, "dynamic": False, "zero": False, "bytes": 0, "scales": 1, "axis": 0, "values": None}
+    return {"shape": shape, "type": kind, **plain, **values}
+
+
+def operator(name: str, *inputs: dict[str, Any], output: dict[str, Any], **options: int) -> dict[str, Any]:
+    return {"name": name, "inputs": list(inputs), "outputs": [output], "options": options}
+
+
+IMAGE = tensor([1, 8, 8, 4])
+ROW = tensor([1, 10])
+WEIGHT: dict[str, Any] = {"constant": True, "scales": 4}
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (operator("ADD", IMAGE, IMAGE, output=IMAGE), ""),
+        (operator("GELU", IMAGE, output=IMAGE), "no such operator"),
+        (operator("ADD", tensor([2, 8, 8, 4]), output=IMAGE), "three innermost"),
+        (operator("ADD", tensor([1, 8], "FLOAT32"), output=ROW), "is FLOAT32"),
+        (operator("ADD", tensor([1, 8], dynamic=True), output=ROW), "known when compiling"),
+        (operator("CONV_2D", IMAGE, tensor([4, 3, 3, 4], **WEIGHT), output=IMAGE), ""),
+        (operator("CONV_2D", IMAGE, output=IMAGE, dilationHFactor=2, dilationWFactor=1), "dilation"),
+        (operator("FULLY_CONNECTED", ROW, tensor([4, 10], **WEIGHT), output=ROW), "one scale per tensor"),
+        (operator("FULLY_CONNECTED", ROW, output=tensor([1, 4, 10])), "one dimension larger than 1"),
+        (operator("MAX_POOL_2D", IMAGE, output=IMAGE, fusedActivationFunction=1), "fused"),
+        (operator("SOFTMAX", tensor([1, 20_000]), output=tensor([1, 20_000])), "16,000"),
+        (operator("MEAN", tensor([1, 8, 6]), tensor([1], "INT32", constant=True, values=[2]), output=ROW), "of 4"),
+        (operator("PAD", IMAGE, tensor([4, 2], "INT32", constant=True, values=[1] * 8), output=IMAGE), "batch"),
+        (operator("CONCATENATION", IMAGE, tensor([1, 8, 8, 4], constant=True), output=IMAGE), "all zeros"),
+    ],
+)
+def test_every_documented_constraint_is_looked_at(one: dict[str, Any], reason: str) -> None:
+    found = edgetpu.broken([one])
+    assert len(found) == bool(reason)
+    assert all(one["name"] in line and reason in line for line in found)
+
+
+LOG = """Edge TPU Compiler version 16.0.384591198
+On-chip memory used for caching model parameters: 3.50MiB
+On-chip memory remaining for caching model parameters: 4.00MiB
+Off-chip memory used for streaming uncached model parameters: 512.00KiB
+Total number of operations: 8
+Number of operations that will run on Edge TPU: 6
+Number of operations that will run on CPU: 2
+"""
+
+
+def test_what_the_compiler_prints_becomes_judged_quantities() -> None:
+    found = read_log(LOG)
+    assert found["compiler"] == "edgetpu_compiler 16.0.384591198"
+    assert (found["sram_bytes"], found["streamed_bytes"], found["npu_share"]) == (3.5 * 2**20, 512 * 2**10, 0.75)
+
+
+def test_a_network_that_fits_is_emitted_and_one_that_does_not_is_named(tmp_path: Path) -> None:
+    target = make_target("edgetpu", {"samples": 2})
+    if missing := target.missing():
+        pytest.skip(f"edgetpu needs: {missing}")
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+
+    def task_of(*layers: nn.Module) -> Task:
+        model = nn.Sequential(*layers).eval()
+        return Task(model=model, example=(x,), holdout=[(x, torch.zeros(2, dtype=torch.int64))])
+
+    task = task_of(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    target.compile(capture(task.model, task.example), task, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["broken"] == []
+    assert "FULLY_CONNECTED" in report["operators"]
+    if not (tmp_path / "model_edgetpu.tflite").exists():
+        assert report["compiler"] == "not compiled by Google's compiler"
+        assert judged.read(tmp_path) == {}
+    task = task_of(nn.Conv2d(3, 4, 3), nn.Softmax(dim=1))
+    with pytest.raises(Unsupported, match="SOFTMAX"):
+        target.compile(capture(task.model, task.example), task, tmp_path)
