@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
@@ -49,7 +50,8 @@ def _drop_remarks(program: torch.onnx.ONNXProgram) -> None:
 
     None of it is needed to run, and the same graph gives the same bytes without it, however it was captured.
     """
-    for function in (program.model.graph, *program.model.functions.values()):
+    functions: list[Any] = [program.model.graph, *program.model.functions.values()]
+    for function in functions:
         for node in function.all_nodes():
             node.metadata_props.clear()
             for value in node.outputs:
