@@ -50,3 +50,47 @@ def write_calibration(task: "Task", folder: Path, batch: int, samples: int) -> N
     for index in range(len(task.example)):
         values = torch.stack([row[index] for row in chosen]).detach().numpy()
         np.save(folder / f"calibration_{index}.npy", values.reshape(-1, batch, *values.shape[1:]))
+
+
+def write_tflite(
+    graph: "GraphModule",
+    task: "Task",
+    folder: Path,
+    batch: int,
+    *,
+    int8: bool,
+    samples: int = 0,
+    linear_per_channel: bool = True,
+) -> None:
+    """Write `model.tflite` by LiteRT's converter, in float or fully int8 by LiteRT's own quantizer.
+
+    Args:
+        graph: A captured graph in float.
+        task: For the example and calibration samples.
+        folder: Where to.
+        batch: Samples per call; a graph of a fixed batch size keeps its own.
+        int8: Whether weights, activations, inputs and outputs become int8.
+        samples: Calibration samples, for int8.
+        linear_per_channel: Whether weights of int8 linear layers have a scale per channel.
+
+    Raises:
+        Unsupported: The graph is quantized already, or LiteRT cannot convert an operator.
+    """
+    import tempfile
+
+    from hasten import environments
+    from hasten.errors import Unsupported
+
+    if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
+        raise Unsupported(
+            "LiteRT must get a graph in float, but this one has quantize operators, which it would run in float. "
+            "Leave out Quantize: LiteRT's own quantizer makes the file int8."
+        )
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        example = write_program(graph, task, scratch, batch)
+        if int8:
+            write_calibration(task, scratch, len(example[0]), samples)
+        how = {"int8": int8, "linear_per_channel": linear_per_channel}
+        environments.call("litert", "compile", folder=scratch, inputs=len(example), **how)
+        (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
