@@ -50,6 +50,10 @@ def run_command(
     objective: Annotated[str, typer.Option(help="What to improve: latency, throughput, size or energy.")] = "latency",
     max_latency_ms: Annotated[float | None, typer.Option(help="Largest accepted latency at batch 1.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Largest accepted size of the program: 256KB, 4MB.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Limit on what a judged target states: luts=40000, hbm_bytes=16GB."),
+    ] = None,
     training: Annotated[bool, typer.Option(help="Prune and train candidates too.")] = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
@@ -75,6 +79,7 @@ def run_command(
         max_latency_ms=max_latency_ms,
         max_size_bytes=None if max_size is None else parse_size(max_size, "--max-size"),
         training=training,
+        limits=parse_limits(limit or []),
     )
     console = Console(stderr=True)
     settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume, "ray": ray}
@@ -306,6 +311,25 @@ def parse_size(text: str, name: str) -> int:
     if match is None:
         raise InvalidInput(f"`{name}` must be a size like 256KB or 4MB, but got {text!r}.")
     return round(float(match[1]) * {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}[match[2].lower()])
+
+
+def parse_limits(texts: list[str]) -> dict[str, float]:
+    """`["luts=40000", "hbm_bytes=16GB"]` as numbers by name.
+
+    Raises:
+        InvalidInput: Not NAME=VALUE, not a number, or a name given twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            number = float(parse_size(value, "--limit")) if name.endswith("_bytes") else float(value)
+        except (ValueError, InvalidInput):
+            raise InvalidInput(f"`--limit` must be NAME=VALUE, such as luts=40000, but got {text!r}.") from None
+        if name in found:
+            raise InvalidInput(f"`--limit` must name a quantity once, but {name} is given twice.")
+        found[name] = number
+    return found
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:

@@ -15,7 +15,7 @@ from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
 from hasten.search.session import Session
 from hasten.search.stages import Shares, find_stages, stage_curves, steps_of
-from hasten.search.trial import Trial, fits
+from hasten.search.trial import Trial, fits, merit_text
 from hasten.training import mean_score
 
 # Timing cut networks may take this share of a deadline, and where there is none this many measurements.
@@ -58,7 +58,7 @@ class Architecture:
     Attributes:
         name: For the log.
         steps: What cuts it.
-        merit: Measured: times better than the original in the objective, with the finish it was measured with.
+        merit: Measured, with its finish: see `Trial.merit`.
         damage: Predicted squared distance of its answers from the original's, in units of their spread.
         finish: What it was measured with.
     """
@@ -80,7 +80,7 @@ def plain_quantize(step: Technique, **options: Any) -> Technique:
 
 def finishes(session: Session) -> list[Finish]:
     """The best way to end so far, and with it the best on another target if it is near."""
-    measured = [t for t in session.trials[1:] if t.latency and not _cuts(t)]
+    measured = [t for t in session.trials[1:] if t.measured and not _cuts(t)]
     within = [t for t in measured if fits(t, session.budget)] or measured
     ranked = sorted(within, key=lambda t: -t.merit)
     found: list[Trial] = ranked[:1]
@@ -204,7 +204,7 @@ def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
     merits = [probe(session, steps, finish).get("merit", 0.0) for finish in finishes]
     best = max(range(len(finishes)), key=lambda i: merits[i])
     for index, finish in enumerate(finishes):
-        why = f"{merits[index]:.2f} times better than the original when cut by half"
+        why = f"{merit_text(merits[index], session.budget)} when cut by half"
         session.decide(f"finish {describe(finish.target)}", index == best, why)
     return finishes[best]
 

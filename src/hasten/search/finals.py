@@ -7,6 +7,7 @@ from typing import Any
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
 from hasten.measure.worker import Worker
+from hasten.recipe import name_of
 from hasten.search.bench import Bench
 from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
@@ -17,27 +18,30 @@ _SAFE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Final:
-    """A finalist with its careful timing, its throughput, and its certificate."""
+    """A finalist with its careful timing, its throughput, and its certificate; what is judged is not timed."""
 
     trial: Trial
-    latency: Latency
-    throughput: Throughput
+    latency: Latency | None
+    throughput: Throughput | None
     certificate: Certificate
 
     def merit(self, objective: str) -> float:
-        """Times better than the original in the objective."""
+        """Times better than the original in the objective; of what is judged, its room under the limits."""
+        if self.latency is None or self.throughput is None:
+            return self.trial.merit
         found = {"latency": self.latency.ratio, "throughput": self.throughput.ratio}
         return found.get(objective, self.trial.merit)
 
     def passed(self, budget: Budget) -> bool:
         """Whether it is certified and, timed carefully, within the limits."""
-        fast = budget.max_latency_ms is None or self.latency.median_ms <= budget.max_latency_ms
+        most_ms = budget.max_latency_ms
+        fast = most_ms is None or (self.latency is not None and self.latency.median_ms <= most_ms)
         return self.certificate.passed and fast
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        parts = {name: getattr(self, name).to_json() for name in ("latency", "throughput", "certificate")}
-        return {"number": self.trial.number} | parts
+        parts = {name: getattr(self, name) for name in ("latency", "throughput", "certificate")}
+        return {"number": self.trial.number} | {name: x.to_json() if x else None for name, x in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Finals:
         finals = [
             Final(
                 by_number[f["number"]],
-                Latency(**f["latency"]),
-                Throughput(**f["throughput"]),
+                Latency(**f["latency"]) if f["latency"] else None,
+                Throughput(**f["throughput"]) if f["throughput"] else None,
                 Certificate(**f["certificate"]),
             )
             for f in document["finals"]
@@ -81,6 +85,11 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
         budget: What was asked for.
     """
     within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
+    devices = {name_of(t.recipe.target) for t in within} if budget.limits else set()
+    if len(devices) > 1:
+        # Room under the limits of one device says nothing about another: the best of each goes first.
+        firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
+        return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
         safest = min(within, key=lambda t: (t.changed, -t.merit))
@@ -90,22 +99,23 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 
 
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
-    """Time all finalists and the original in turns, then certify each."""
+    """Time all finalists and the original in turns, then certify each; what is judged is certified alone."""
     holdout = bench.holdout
     bench.revive()
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {"original": bench.baseline}
         for trial in finalists:
             workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
-        latencies = compare(workers, "original", holdout.inputs, batch=bench.sizes.latency, turns=_FINAL_TURNS)
+        timed = {"original": bench.baseline} if bench.limits else workers
+        latencies = compare(timed, "original", holdout.inputs, batch=bench.sizes.latency, turns=_FINAL_TURNS)
         throughputs = best_throughput(
-            workers, "original", holdout.inputs, smallest=bench.sizes.latency, largest=bench.sizes.largest
+            timed, "original", holdout.inputs, smallest=bench.sizes.latency, largest=bench.sizes.largest
         )
         finals = [
             Final(
                 trial,
-                latencies[str(trial.number)],
-                throughputs[str(trial.number)],
+                latencies.get(str(trial.number)),
+                throughputs.get(str(trial.number)),
                 _certify(bench, trial, workers[str(trial.number)], budget, len(finalists), share),
             )
             for trial, share in zip(finalists, error_shares(len(finalists)), strict=True)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hasten.recipe import Program, check_options, option
 
@@ -34,6 +34,13 @@ class EthosU:
 
     evidence: ClassVar[str] = "estimated"
     stack: ClassVar[str] = "ethos_u"
+    judges: ClassVar[dict[str, dict[str, Any]]] = {
+        "cycles": {},
+        "sram_bytes": {},
+        "weight_bytes": {},
+        "latency_us": {},
+        "npu_share": {},
+    }
 
     accelerator: str = option("ethos-u55-128", "device and its multipliers", choices=_ACCELERATORS)
     precision: Literal["int8"] = option("int8", "weights and activations by LiteRT's own quantizer", choices=("int8",))
