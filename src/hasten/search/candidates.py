@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
-from hasten.recipe import Recipe, Target, Technique, describe, make_technique, name_of, options_of
+from hasten.recipe import Recipe, Target, Technique, describe, make_target, make_technique, name_of, options_of
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
@@ -20,12 +20,15 @@ from hasten.training import mean_score
 
 # Timing cut networks may take this share of a deadline, and where there is none this many measurements.
 _SHARE, _MOST_PROBES = 0.2, 20
+# Where the fewest that are of use take longer, they may take this share.
+_LARGEST_SHARE = 0.4
 FEWEST_PROBES = 3
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
 _FEWEST_BLOCKS = 4
 _NEAR = 1.25
 _DAMAGE_ROWS = 32
+_ROUGH_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,12 @@ class Finish:
     steps: Steps
     target: Target
 
-    def rough(self) -> Steps:
-        """Steps that give a program of the same speed sooner, with weights that need not be good."""
-        return self._with_plain(bias_correction=False, samples=16).steps
+    def rough(self) -> "Finish":
+        """What gives a program of the same speed sooner, with weights and ranges that need not be good."""
+        options = options_of(self.target)
+        few = {"samples": min(options["samples"], _ROUGH_SAMPLES)} if "samples" in options else {}
+        target = make_target(name_of(self.target), options | few)
+        return replace(self._with_plain(bias_correction=False, samples=_ROUGH_SAMPLES), target=target)
 
     def quick(self) -> "Finish":
         """The same with weights rounded to the nearest, which tells as well who recovers better."""
@@ -167,11 +173,13 @@ class Candidates:
 def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) -> dict[str, Any]:
     """Merit of an untrained network, rounded and compiled as its finish says; with `damage`, that of its answers."""
 
+    rough = finish.rough()
+
     def measure() -> dict[str, Any]:
         started, seconds = time.perf_counter(), dict[str, float]()
         session.listener.trying(f"timing untrained: {', '.join(map(describe, steps))}")
-        graph, _ = session.bench.graphs.after((*steps, *finish.rough()), seconds)
-        merit, measured = session.bench.probe(graph, finish.recipe(steps))
+        graph, _ = session.bench.graphs.after((*steps, *rough.steps), seconds)
+        merit, measured = session.bench.probe(graph, rough.recipe(steps))
         found: dict[str, Any] = {"steps": [describe(step) for step in steps], "merit": merit}
         if damage:
             cut, _ = session.bench.graphs.after(steps, seconds)
@@ -180,25 +188,23 @@ def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) 
             seconds["damage"] = time.perf_counter() - damaging
         return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
 
-    return session.once("probe", f"{key_of(steps)} {key_of(finish.rough())} {describe(finish.target)}", measure)
+    return session.once("probe", f"{key_of(steps)} {key_of(rough.steps)} {describe(rough.target)}", measure)
 
 
-def probe_budget(session: Session, finishes: Sequence[Finish]) -> int:
-    """How many untrained networks may be timed: by what the first, a uniform half on every finish, has taken."""
-    graph, _ = session.bench.graphs.after((), {})
-    stages = find_stages(graph, 1)
-    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
-    taken = [probe(session, steps, finish) for finish in finishes] if steps else []
-    each_s = max((x["wall_s"] for x in taken if "wall_s" in x), default=5.0)
-    count = min(_MOST_PROBES, int(_SHARE * min(session.left_s(), 1e6) / each_s))
+def probe_budget(session: Session, finish: Finish) -> int:
+    """How many untrained networks may be timed: by what the first, a uniform half, has taken."""
+    steps = _half(session)
+    each_s = probe(session, steps, finish).get("wall_s", 5.0) if steps else 5.0
+    left_s = max(min(session.left_s(), 1e6), 0.0)
+    count = min(_MOST_PROBES, int(_SHARE * left_s / each_s))
+    if count < FEWEST_PROBES <= _LARGEST_SHARE * left_s / each_s:
+        count = FEWEST_PROBES
     return int(session.once("plan", "probes", lambda: {"count": count, "each_s": each_s})["count"])
 
 
 def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
     """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost."""
-    graph, _ = session.bench.graphs.after((), {})
-    stages = find_stages(graph, 1)
-    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
+    steps = _half(session)
     if not steps or len(finishes) < 2:
         return finishes[0]
     merits = [probe(session, steps, finish).get("merit", 0.0) for finish in finishes]
@@ -207,6 +213,13 @@ def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
         why = f"{merits[index]:.2f} times better than the original when cut by half"
         session.decide(f"finish {describe(finish.target)}", index == best, why)
     return finishes[best]
+
+
+def _half(session: Session) -> Steps:
+    """What cuts all that can be cut exactly by a half; empty where that is nothing."""
+    graph, _ = session.bench.graphs.after((), {})
+    stages = find_stages(graph, 1)
+    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
 
 
 def _damage(session: Session, graph: GraphModule) -> float:
