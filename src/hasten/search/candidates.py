@@ -22,11 +22,12 @@ from hasten.training import mean_score
 _SHARE, _MOST_PROBES = 0.2, 20
 # Where the fewest that are of use take longer, they may take this share.
 _LARGEST_SHARE = 0.4
-FEWEST_PROBES = 3
+FEWEST_PROBES, _AMPLE_PROBES = 3, 8
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
 _FEWEST_BLOCKS = 4
 _NEAR = 1.25
+_ABOUT_EQUAL = 1.08
 _DAMAGE_ROWS = 32
 _ROUGH_SAMPLES = 16
 
@@ -101,7 +102,7 @@ class Candidates:
     def __init__(self, session: Session, finish: Finish, probes: int) -> None:
         self.session, self.finish = session, finish
         self.graph, _ = session.bench.graphs.after((), {})
-        self.stages = find_stages(self.graph, max(1, min(_STAGES, probes - 5)))
+        self.stages = find_stages(self.graph, max(1, min(_STAGES, probes - _AMPLE_PROBES)))
         self.curves: Curves = {}
         self.model: CostModel | None = None
         self.probes = probes
@@ -113,19 +114,21 @@ class Candidates:
         Args:
             base: Merit of the network that is not cut.
         """
-        found = self._shortened()
+        ample = self.probes >= _AMPLE_PROBES
+        found = self._shortened(_DEPTHS if ample else _DEPTHS[-1:])
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
-        single = self.probes >= FEWEST_PROBES + len(self.stages)
-        self.model = fit(self.stages, 1 / base, self._cost, single)
+        single = self.probes >= _AMPLE_PROBES + len(self.stages)
+        shares = (0.25, 0.5, 0.75) if ample else (0.5, 0.75)
+        self.model = fit(self.stages, 1 / base, self._cost, shares, single)
         if self.model is None:
             self.session.decide("pruning", False, "half of all units less is not faster on this runtime")
             return found
         groups = damage_curves(self.session, self.graph, self.stages)
         self.curves = groups
         by_stage = stage_curves(self.stages, groups, list(GRID))
-        left = max(len(GRID) // 2, self.probes - FEWEST_PROBES - single * len(self.stages))
+        left = max(1, self.probes - len(_DEPTHS) - len(shares) - single * len(self.stages))
         points = explore(self.model, by_stage, self._cost, left, self.session.seed)
         return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
 
@@ -145,14 +148,14 @@ class Candidates:
         name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
         return Architecture(name, steps, merit, damage, self.finish)
 
-    def _shortened(self) -> list[Architecture]:
+    def _shortened(self, depths: Sequence[float]) -> list[Architecture]:
         """Without some of the residual blocks."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
         if count < _FEWEST_BLOCKS:
             return []
         found = []
-        for depth in _DEPTHS:
+        for depth in depths:
             steps: Steps = (make_technique("shrink", {"depth": depth, "unit": unit}),)
             result = probe(self.session, steps, self.finish, damage=True)
             if "failure" not in result:
@@ -203,14 +206,20 @@ def probe_budget(session: Session, finish: Finish) -> int:
 
 
 def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
-    """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost."""
+    """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost.
+
+    Of those that are about equal, the one that compiles sooner, since it leaves time for more candidates.
+    """
     steps = _half(session)
     if not steps or len(finishes) < 2:
         return finishes[0]
-    merits = [probe(session, steps, finish).get("merit", 0.0) for finish in finishes]
-    best = max(range(len(finishes)), key=lambda i: merits[i])
+    probes = [probe(session, steps, finish) for finish in finishes]
+    merits = [found.get("merit", 0.0) for found in probes]
+    equal = [i for i, merit in enumerate(merits) if merit * _ABOUT_EQUAL >= max(merits)]
+    best = min(equal, key=lambda i: probes[i].get("wall_s", 0.0))
     for index, finish in enumerate(finishes):
         why = f"{merits[index]:.2f} times better than the original when cut by half"
+        why += f", timed in {probes[index].get('wall_s', 0.0):.0f} s"
         session.decide(f"finish {describe(finish.target)}", index == best, why)
     return finishes[best]
 
