@@ -25,6 +25,8 @@ from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.recipe import Program, Target
 
 _STACKS = Path(__file__).parent / "stacks"
+# In a pinned list: what stands behind this line asks for versions that it does not need.
+_ALONE = "# Without dependencies"
 _CHILD = Path(__file__).parent / "stacks" / "_child.py"
 
 
@@ -86,16 +88,11 @@ def install(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _marker(name).unlink(missing_ok=True)
     venv.create(folder, clear=True, with_pip=True)
-    pip = [
-        str(python_of(name)),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "-r",
-        str(_STACKS / f"{name}.txt"),
-    ]
-    if subprocess.run(pip, stdout=sys.stderr, check=False).returncode:
+    pip = [str(python_of(name)), "-m", "pip", "install", "--disable-pip-version-check"]
+    whole, _, alone = wanted.partition(_ALONE)
+    parts = [([], whole.split("\n")), (["--no-deps"], alone.split("\n")[1:])]
+    calls = [[*pip, *options, *lines] for options, part in parts if (lines := [line for line in part if line])]
+    if any(subprocess.run(call, stdout=sys.stderr, check=False).returncode for call in calls):
         raise StackFailed(f"pip must be able to install {name} into {folder}, but failed. Its message stands above.")
     # Written last: an environment whose installation broke off is not taken for a whole one.
     _marker(name).write_text(wanted)

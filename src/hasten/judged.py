@@ -23,6 +23,7 @@ QUANTITIES = {
     "latency_us": "time from an input to its result",
     "samples_per_s": "results per second at that clock",
     "sram_bytes": "on-chip memory in use",
+    "activation_bytes": "memory for values between layers",
     "weight_bytes": "weights as stored for the device",
     "npu_share": "share of the operators that run on the accelerator, 0 to 1",
 }

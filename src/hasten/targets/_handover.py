@@ -26,16 +26,52 @@ def write_program(graph: "GraphModule", task: "Task", folder: Path, batch: int) 
     """
     import torch
 
-    from hasten.graph.capture import has_dynamic_batch
     from hasten.graph.quiet import quiet
 
-    size = batch if has_dynamic_batch(graph) else len(task.example[0])
-    example = tuple(torch.cat([x] * -(-size // len(x)))[:size] for x in task.example)
+    example = _example(graph, task, batch)
     with torch.no_grad(), quiet(categories=(Warning,)):
         torch.export.save(torch.export.export(graph, example), folder / "model.pt2")
     for index, x in enumerate(example):
         np.save(folder / f"example_{index}.npy", x.detach().numpy())
     return example
+
+
+def write_static_onnx(graph: "GraphModule", task: "Task", path: Path, batch: int, opset: int) -> "Inputs":
+    """Write an ONNX file whose every size is fixed, as compilers of accelerators want it.
+
+    Args:
+        graph: A captured graph; one of a fixed batch size keeps it.
+        task: Whose example is repeated or cut to `batch` samples.
+        path: The file.
+        batch: Samples per call.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The example at that batch size.
+
+    Raises:
+        Unsupported: The graph has an operator that ONNX cannot express.
+    """
+    import torch
+
+    from hasten.graph.onnx import write_onnx
+    from hasten.graph.quiet import quiet
+
+    example = _example(graph, task, batch)
+    with torch.no_grad(), quiet(categories=(Warning,)):
+        fixed = torch.export.export(graph, example).module(check_guards=False)
+    write_onnx(fixed, example, path, opset)
+    return example
+
+
+def _example(graph: "GraphModule", task: "Task", batch: int) -> "Inputs":
+    """The task's example at `batch` samples, or at those that the graph is fixed to."""
+    import torch
+
+    from hasten.graph.capture import has_dynamic_batch
+
+    size = batch if has_dynamic_batch(graph) else len(task.example[0])
+    return tuple(torch.cat([x] * -(-size // len(x)))[:size] for x in task.example)
 
 
 def write_calibration(task: "Task", folder: Path, batch: int, samples: int) -> None:
@@ -79,13 +115,8 @@ def write_tflite(
     import tempfile
 
     from hasten import environments
-    from hasten.errors import Unsupported
 
-    if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
-        raise Unsupported(
-            "LiteRT must get a graph in float, but this one has quantize operators, which it would run in float. "
-            "Leave out Quantize: LiteRT's own quantizer makes the file int8."
-        )
+    check_float(graph, "LiteRT")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         example = write_program(graph, task, scratch, batch)
@@ -94,3 +125,18 @@ def write_tflite(
         how = {"int8": int8, "linear_per_channel": linear_per_channel}
         environments.call("litert", "compile", folder=scratch, inputs=len(example), **how)
         (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
+
+
+def check_float(graph: "GraphModule", who: str) -> None:
+    """Refuse a quantized graph for a tool that quantizes itself.
+
+    Raises:
+        Unsupported: The graph has quantize operators.
+    """
+    from hasten.errors import Unsupported
+
+    if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
+        raise Unsupported(
+            f"{who} must get a graph in float, but this one has quantize operators, which it would run in float. "
+            f"Leave out Quantize: {who}'s own quantizer makes the file int8."
+        )
