@@ -50,7 +50,7 @@ def result_of(folder: Path) -> Any:
     return json.loads((folder / "runs" / "last" / "result.json").read_text())
 
 
-def trained(net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int = 30) -> nn.Module:
+def trained(net: Any, x: torch.Tensor, y: torch.Tensor, steps: int = 30) -> Any:
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -103,14 +103,14 @@ def test_a_hugging_face_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rows = [("no", f"the film was bad {'the ' * (i % 5)}") for i in range(120)]
     rows += [("yes", f"the film {'film ' * (i % 7)} was good") for i in range(120)]
     (tmp_path / "reviews.tsv").write_text("\n".join("\t".join(row) for row in rows))
-    ids = tokenizer(
-        [text for _, text in rows[::4]], padding="max_length", max_length=128, return_tensors="pt"
-    ).input_ids
+    ids = tokenizer([text for _, text in rows[::4]], padding="max_length", max_length=16, return_tensors="pt").input_ids
     net = BertForSequenceClassification(config)
     trained(net, ids, torch.arange(60) // 30, 15).save_pretrained(tmp_path / "my-encoder")
     tokenizer.save_pretrained(tmp_path / "my-encoder")
 
     ok(tmp_path, "init", "--kind", "text", "--data", "reviews.tsv", "--model", "my-encoder")
+    text = (tmp_path / "task.py").read_text()
+    (tmp_path / "task.py").write_text(text.replace("TOKENS = 128", "TOKENS = 16"))
     out = ok(tmp_path, "run", "task.py", "--max-drop", "5%", "--targets", "onnxruntime", "--no-training")
     assert "passed" in out
     assert result_of(tmp_path)["trials"][0]["score"] > 0.9
