@@ -80,16 +80,30 @@ def test_named_files_exist(path: Path) -> None:
         assert (ROOT / name).exists(), f"{_name(path)} names {name}"
 
 
-@pytest.mark.parametrize("name", TRANSLATED)
-def test_translations_have_the_same_code_and_sections(name: str) -> None:
-    english, chinese = DOCS / name, DOCS / "zh" / name
+def _links(path: Path) -> set[str]:
+    """What a page or its translation leads to, but for the other language."""
+    found = re.findall(r"\]\(([^)\s]+)", path.read_text())
+    pages = {link if "://" in link else (path.parent / link).resolve().relative_to(ROOT).as_posix() for link in found}
+    return {page.replace("docs/zh/", "docs/") for page in pages} - {"README.md", "README.zh-CN.md", _name(path)}
 
-    def code(path: Path) -> list[list[str]]:
-        return [[line.split("#")[0].rstrip() for line in block.splitlines()] for block in _blocks(path, "python")]
 
-    assert code(english) == code(chinese)
-    assert _blocks(english, "text") == _blocks(chinese, "text")
-    assert english.read_text().count("\n## ") == chinese.read_text().count("\n## ")
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [(DOCS / name, DOCS / "zh" / name) for name in TRANSLATED] + [(ROOT / "README.md", ROOT / "README.zh-CN.md")],
+    ids=[*TRANSLATED, "README.md"],
+)
+def test_translations_say_the_same(english: Path, chinese: Path) -> None:
+    def code(path: Path, language: str) -> list[list[str]]:
+        return [[line.split("#")[0].rstrip() for line in block.splitlines()] for block in _blocks(path, language)]
+
+    for language in ("python", "bash", "text", ""):
+        assert code(english, language) == code(chinese, language)
+    for mark in ("\n## ", "\n- ", "\n| ", "\n!["):
+        assert english.read_text().count(mark) == chinese.read_text().count(mark), f"{mark!r} differs in number"
+    numbers = [set(re.findall(r"\d[\d.%]*\d", path.read_text())) for path in (english, chinese)]
+    assert numbers[0] == numbers[1]
+    own = english.relative_to(ROOT).as_posix()
+    assert _links(english) - {own} == _links(chinese) - {own}
 
 
 def test_explained_messages_are_those_of_the_source() -> None:

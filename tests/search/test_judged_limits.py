@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 import hasten
 import hasten.targets
 from hasten import judged
-from hasten.cli import app, parse_limits
+from hasten.cli import app
 from hasten.errors import InvalidInput
+from hasten.quantities import parse_limits
 from hasten.recipe import make_target
 from hasten.report.data import run_data
 from hasten.report.table import result_table

@@ -1,12 +1,14 @@
 """The end of a run: choose finalists on the search part, time them again, certify them on the other part."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from hasten.errors import HastenError, Unsupported
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
-from hasten.measure.worker import Worker
+from hasten.measure.worker import ProgramFailed, Worker
 from hasten.recipe import name_of
 from hasten.search.bench import Bench
 from hasten.search.trial import Trial, contenders
@@ -46,16 +48,17 @@ class Final:
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, and the original timed with them."""
+    """The finalists, and the original timed with them; by number, why a finalist failed only here."""
 
     finals: list[Final]
     latency: Latency
     throughput: Throughput
+    failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         original = {"latency": self.latency.to_json(), "throughput": self.throughput.to_json()}
-        return {"original": original, "finals": [final.to_json() for final in self.finals]}
+        return {"original": original, "finals": [final.to_json() for final in self.finals], "failed": self.failed}
 
     @classmethod
     def from_json(cls, document: dict[str, Any], trials: list[Trial]) -> "Finals":
@@ -71,7 +74,7 @@ class Finals:
             for f in document["finals"]
         ]
         original = document["original"]
-        return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]))
+        return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]), document["failed"])
 
 
 def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
@@ -99,28 +102,65 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 
 
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
-    """Time all finalists and the original in turns, then certify each; what is judged is certified alone."""
-    holdout = bench.holdout
-    bench.revive()
-    with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {"original": bench.baseline}
-        for trial in finalists:
+    """Time all finalists and the original in turns, then certify each; what is judged is certified alone.
+
+    A finalist whose program fails here is left out, and the others are timed again. Its share of the certificates'
+    error is not given to them: that would be choosing after the certifying part was seen.
+    """
+    shares = dict(zip([trial.number for trial in finalists], error_shares(len(finalists)), strict=True))
+    failed: dict[str, str] = {}
+    while True:
+        standing = [trial for trial in finalists if str(trial.number) not in failed]
+        bench.revive()
+        with contextlib.ExitStack() as stack:
+            try:
+                return _round(bench, standing, budget, shares, stack, failed)
+            except _FinalistFailed as error:
+                failed[str(error.number)] = str(error)
+
+
+class _FinalistFailed(Exception):
+    def __init__(self, number: int, error: HastenError) -> None:
+        super().__init__(str(error))
+        self.number = number
+
+
+def _round(
+    bench: Bench,
+    finalists: list[Trial],
+    budget: Budget,
+    shares: Mapping[int, float],
+    stack: contextlib.ExitStack,
+    failed: dict[str, str],
+) -> Finals:
+    inputs, sizes, workers = bench.holdout.inputs, bench.sizes, dict[str, Worker]()
+    for trial in finalists:
+        with _blamed_on(trial):
             workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
-        timed = {"original": bench.baseline} if bench.limits else workers
-        latencies = compare(timed, "original", holdout.inputs, batch=bench.sizes.latency, turns=_FINAL_TURNS)
-        throughputs = best_throughput(
-            timed, "original", holdout.inputs, smallest=bench.sizes.latency, largest=bench.sizes.largest
-        )
-        finals = [
-            Final(
-                trial,
-                latencies.get(str(trial.number)),
-                throughputs.get(str(trial.number)),
-                _certify(bench, trial, workers[str(trial.number)], budget, len(finalists), share),
-            )
-            for trial, share in zip(finalists, error_shares(len(finalists)), strict=True)
-        ]
-    return Finals(finals, latencies["original"], throughputs["original"])
+    timed = {"original": bench.baseline} | ({} if bench.limits else workers)
+    try:
+        latencies = compare(timed, "original", inputs, batch=sizes.latency, turns=_FINAL_TURNS)
+        throughputs = best_throughput(timed, "original", inputs, smallest=sizes.latency, largest=sizes.largest)
+    except ProgramFailed as error:
+        broken = [trial for trial in finalists if workers[str(trial.number)].failure]
+        if not broken:
+            raise
+        raise _FinalistFailed(broken[0].number, error) from error
+    finals = []
+    for trial in finalists:
+        name = str(trial.number)
+        with _blamed_on(trial):
+            found = _certify(bench, trial, workers[name], budget, len(shares), shares[trial.number])
+            finals.append(Final(trial, latencies.get(name), throughputs.get(name), found))
+    return Finals(finals, latencies["original"], throughputs["original"], failed)
+
+
+@contextlib.contextmanager
+def _blamed_on(trial: Trial) -> Iterator[None]:
+    try:
+        yield
+    except (ProgramFailed, Unsupported) as error:
+        raise _FinalistFailed(trial.number, error) from error
 
 
 def error_shares(finalists: int) -> list[float]:

@@ -187,6 +187,8 @@ def _finals(session: Session) -> Finals:
     listener.trying(f"certifying {len(chosen)} finalists")
     finalists = [session.trials[number] for number in chosen]
     found = journal.once("finals", "", lambda: run_finals(session.bench, finalists, budget).to_json())
+    for number, why in found["failed"].items():
+        listener.say(f"finalist {session.trials[int(number)].name} is out: {why}")
     return Finals.from_json(found, session.trials)
 
 
