@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import Unsupported
-from hasten.stacks._pieces import in_pieces
+from hasten.pieces import in_pieces
 
 _SCRIPT = '''"""Builds model.rknn with rknn-toolkit2 {version} alone, in this folder: python build.py"""
 

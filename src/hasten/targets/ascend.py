@@ -90,7 +90,7 @@ class Ascend:
         """ONNX Runtime on this CPU: for its numbers, not for its speed; any number of rows, in pieces."""
         import onnxruntime
 
-        from hasten.stacks._pieces import in_pieces
+        from hasten.pieces import in_pieces
 
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         inputs = session.get_inputs()
