@@ -86,12 +86,3 @@ def contenders(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
     """Candidates within the budget on the search part that beat the original, which is the first of `trials`."""
     floor = floor_of(trials[0], budget) if trials else 0.0
     return [t for t in trials[1:] if fits(t, budget) and t.merit > floor]
-
-
-def front(trials: list[Trial]) -> list[Trial]:
-    """The measured trials that no other beats in both latency ratio and score, fastest first."""
-    kept: list[Trial] = []
-    for trial in sorted((t for t in trials if t.latency), key=lambda t: (-t.ratio, -t.score)):
-        if not kept or trial.score > kept[-1].score:
-            kept.append(trial)
-    return kept
