@@ -89,6 +89,7 @@ def serve(entries: Sequence[Entry], options: ServeOptions, ready: Callable[[str,
         InvalidInput: A library is missing, an artifact cannot be loaded, or the port is taken.
     """
     try:
+        import httptools  # noqa: F401
         import uvicorn
     except ImportError:
         raise InvalidInput("Serving needs: pip install 'hasten[serve]'") from None
@@ -117,6 +118,7 @@ async def _serve(
     uvicorn: Any, repository: Repository, options: ServeOptions, ready: Callable[[str, str | None], None]
 ) -> None:
     from hasten.serve.app import App
+    from hasten.serve.direct import DirectProtocol
     from hasten.serve.tensors import Regions
 
     regions = Regions(options.shared_memory)
@@ -127,6 +129,9 @@ async def _serve(
         port=options.port,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
+        http=DirectProtocol,
+        ws="none",
+        proxy_headers=False,
         interface="asgi3",
         lifespan="off",
         access_log=False,
