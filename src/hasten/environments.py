@@ -28,6 +28,9 @@ _STACKS = Path(__file__).parent / "stacks"
 _CHILD = Path(__file__).parent / "stacks" / "_child.py"
 
 
+_warm: "dict[str, Process] | None" = None
+
+
 class StackFailed(HastenError):
     """A stack's own process raised, crashed, or could not be installed."""
 
@@ -113,8 +116,21 @@ def call(stack: str, function: str, **values: Any) -> Any:
     Raises:
         HastenError: What the function raised, by its own kind if it is one of hasten's, else `StackFailed`.
     """
-    with Process(stack) as process:
-        return process.call(function, **values)
+    if _warm is None:
+        with Process(stack) as process:
+            return process.call(function, **values)
+    if stack not in _warm or not _warm[stack].runs:
+        _warm[stack] = Process(stack)
+    return _warm[stack].call(function, **values)
+
+
+def keep_warm() -> None:
+    """From now on processes that `call` starts wait for the next call to their stack, until this process ends.
+
+    A compiler's imports take seconds, which a search would pay for every trial.
+    """
+    global _warm
+    _warm = {} if _warm is None else _warm
 
 
 class Process:
@@ -153,6 +169,11 @@ class Process:
                 raise kind(answer["error"])
             raise StackFailed(f"{self._stack}: {answer['kind']}: {answer['error']}")
         return answer["result"]
+
+    @property
+    def runs(self) -> bool:
+        """Whether it takes further calls."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""

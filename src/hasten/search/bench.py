@@ -29,6 +29,8 @@ from hasten.task import Task
 
 _QUICK_TURNS = 5
 _EVALUATION_BATCH = 8
+# Scoring takes a multiple of the whole search part; what is this slow does not win.
+_HOPELESS = 0.4
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,9 @@ class Bench:
             with worker:
                 with clock(seconds, "latency"):
                     latency, gain = self._time(number, worker)
+                merit = gain if gain == gain else latency.ratio
+                if merit < _HOPELESS:
+                    return replace(trial, failure=f"{merit:.2f} times as good as the original: not worth scoring.")
                 with clock(seconds, "accuracy"):
                     found = self.score(number, worker, self.holdout.search)
                 memory = worker.peak_memory_bytes()

@@ -58,12 +58,12 @@ def train_and_race(session: Session) -> None:
         session.decide("training", False, "nothing ran that a trained candidate could end as")
         return
     rescue_rounding(session)
-    probes = probe_budget(session, ends)
+    finish = better_finish(session, ends)
+    probes = probe_budget(session, finish)
     if probes < FEWEST_PROBES:
         why = f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
         session.decide("training", False, why)
         return
-    finish = better_finish(session, ends)
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
     pool = candidates.first(base)

@@ -221,7 +221,9 @@ class Session:
         """What the finals will take: inference on the certifying part, and throughput at growing batches."""
         holdout = self.bench.holdout
         share = len(holdout.certify) / max(len(holdout.search), 1)
-        slowest = max((t.seconds.get("accuracy", 0.0) for t in self.trials), default=0.0)
+        # Of what may be in the finals: a runtime that is slow does not get there.
+        ranked = sorted(contenders(self.trials, self.budget), key=lambda t: -t.merit)[: self.budget.finalists]
+        slowest = max((t.seconds.get("accuracy", 0.0) for t in ranked or self.trials), default=0.0)
         original_s = self.trials[0].latency.median_ms / 1e3 if self.trials and self.trials[0].latency else 0.0
         batches_s = original_s * 2 * self.bench.sizes.largest * 5
         return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
