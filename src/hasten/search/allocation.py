@@ -58,9 +58,7 @@ def uniform(stages: list[Stage], share: float) -> dict[str, float]:
     return {stage.name: share for stage in stages}
 
 
-def fit(
-    stages: list[Stage], base: float, measure: Measure, shares: Sequence[float], single: bool
-) -> CostModel | None:
+def fit(stages: list[Stage], base: float, measure: Measure, shares: Sequence[float], single: bool) -> CostModel | None:
     """Measure uniform `shares` and, with `single`, a half of one stage at a time; None if pruning does not pay here."""
     costs = {share: measure(uniform(stages, share)) for share in shares}
     widths = {100: base} | {round(100 * (1 - share)): cost for share, cost in costs.items() if cost is not None}

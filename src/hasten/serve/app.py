@@ -14,7 +14,6 @@ import numpy as np
 from hasten import __version__
 from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
-from hasten.serve.metrics import CONTENT_TYPE, render
 from hasten.serve.models import Model, Overloaded, Repository, TooSlow, UnknownModel
 from hasten.serve.openapi import document, page
 from hasten.serve.page import PAGE
@@ -108,6 +107,8 @@ class App:
         if parts == [""]:
             return Answer(PAGE, kind=b"text/html; charset=utf-8")
         if parts == ["metrics"]:
+            from hasten.serve.metrics import CONTENT_TYPE, render  # its library takes a while to import
+
             return Answer(render(self.repository), kind=CONTENT_TYPE)
         if parts == ["openapi.json"]:
             return _json(document(self.repository))

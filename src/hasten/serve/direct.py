@@ -175,7 +175,7 @@ class DirectProtocol(HttpToolsProtocol):
         parts.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
         if len(answer.body) <= _JOINED_BYTES:
             parts.append(answer.body)
-        exchange.response_complete, self._current = True, None
+        exchange.response_complete, self._current, exchange.call = True, None, None
         self.transport.write(b"".join(parts))
         if len(answer.body) > _JOINED_BYTES:
             self.transport.write(answer.body)

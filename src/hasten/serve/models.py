@@ -118,7 +118,9 @@ class Model:
             raise
 
     def start(
-        self, named: Mapping[str, np.ndarray], tell: Callable[[dict[str, np.ndarray] | None, BaseException | None], None]
+        self,
+        named: Mapping[str, np.ndarray],
+        tell: Callable[[dict[str, np.ndarray] | None, BaseException | None], None],
     ) -> Call:
         """Take one request; `tell(outputs, error)` is called once, later, in this event loop, unless it is dropped.
 
