@@ -41,7 +41,7 @@ class _Exchange:
         self.call: tuple[Model, Call] | None = None
 
 
-class DirectProtocol(HttpToolsProtocol):
+class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is checked as Any
     """uvicorn's HTTP connection; `config.app` must be an `App` that nothing is wrapped around."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -67,7 +67,7 @@ class DirectProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             # There uvicorn looks for what is unfinished: on shutdown, and for requests that are pipelined behind it.
-            self.cycle = self._current = exchange  # type: ignore[assignment]
+            self.cycle = self._current = exchange
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
