@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import hasten
+from hasten.serve.models import Entry, Repository, ServeLimits
 from hasten.serve.waiting import TooLate, Waiting
 
 PATH = "/v2/models/tiny/infer"
@@ -157,6 +159,25 @@ def test_a_server_that_ends_answers_what_it_took_and_closes(
             code, headers, _ = client.answer()
             assert (code, headers["connection"]) == (200, "close")
         assert server.process.wait(20) == 0
+
+
+def test_answered_requests_leave_no_cycles_to_the_garbage_collector(artifact: Path, name: str) -> None:
+    async def ask(model: Any, count: int) -> None:
+        for seed in range(count):
+            await model.infer({name: rows(seed)})
+
+    repository = Repository([Entry("tiny", "1", (artifact,))], ServeLimits(), {"profile_s": 0})
+    repository.open()
+    try:
+        asyncio.run(ask(repository.get("tiny"), 3))
+        repository.get("tiny")._waiting = None  # it belongs to the loop that has ended
+        gc.collect()
+        gc.disable()
+        asyncio.run(ask(repository.get("tiny"), 200))
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
+        repository.close()
 
 
 def test_calls_are_told_once_dropped_or_ended_in_time() -> None:

@@ -77,12 +77,14 @@ class Waiting:
             return False
         if call.work is not None:
             call.work.cancelled = True
+            call.work = None
         return True
 
     def _tell_all(self) -> None:
         self._woken = False  # before emptying: an answer that comes meanwhile wakes the loop again
         while self._answers:
             call, outputs, error = self._answers.popleft()
+            call.work = None  # they know each other: a cycle would be left to the garbage collector
             if self._calls.pop(call, 0) is None:
                 self._tell(call, outputs, error)
 
