@@ -17,6 +17,20 @@ matters: "small" takes about 0.25 ms and "large" more than 5 ms per image on one
 _TARGETS: list[tuple[str, tuple[str, ...], str, float | None, bool]] = [
     ("large", ("throughput / runtime alone",), "throughput / runtime alone, large network", 0.97, True),
     ("small", ("throughput / runtime alone",), "the same, small network, 2 replicas", 0.75, True),
+    (
+        "large",
+        ("the same, of the CPU time that the load generator left",),
+        "large network, of the CPU time that the load generator left",
+        None,
+        True,
+    ),
+    (
+        "small",
+        ("the same, of the CPU time that the load generator left",),
+        "small network, of the CPU time that the load generator left",
+        None,
+        True,
+    ),
     ("throughput", ("large", "ratio"), "engine / runtime without a server, large network", 0.97, True),
     ("throughput", ("small", "ratio"), "the same, small network", 0.75, True),
     (
@@ -49,6 +63,14 @@ _TARGETS: list[tuple[str, tuple[str, ...], str, float | None, bool]] = [
     ("small", ("ready, s",), "ready, s", 0.6, False),
     ("small", ("idle CPU share",), "idle CPU share", 0.01, False),
     ("jpeg", ("pipeline / model alone",), "JPEG files to answers / model alone", 0.95, True),
+    (
+        "jpeg",
+        ("pipeline / what model and decoding on these cores allow",),
+        "the same / what model and decoding on these cores allow",
+        None,
+        True,
+    ),
+    ("raydata", ("Ray Data / local engine, steady rate",), "Ray Data / local engine, steady rate", 0.8, True),
     ("jpeg", ("plain loop / model alone",), "a plain loop over the same files / model alone", None, True),
     (
         "makespan",

@@ -17,6 +17,9 @@ from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.serve.tensors import datatype_of
 from hasten.serve.waiting import Call, TooLate, Waiting
 
+# Part of the bound that goes by before a request is seen and after it is answered: sockets, the event loop's turn.
+_ON_THE_WAY = 0.07
+
 
 class UnknownModel(InvalidInput):
     """A model or version that is not served."""
@@ -187,7 +190,7 @@ class Model:
             raise Overloaded(f"At most {self.limits.queue_rows} rows may wait, and {waiting} do.", 1)
         if self.limits.bound_s is None:
             return
-        if not self.engine.admits(rows, self.limits.bound_s):
+        if not self.engine.admits(rows, (1 - _ON_THE_WAY) * self.limits.bound_s):
             self.counters.rejected += 1
             latency = self.engine.predicted_latency_s(rows)
             raise Overloaded(
