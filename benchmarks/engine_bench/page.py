@@ -8,9 +8,12 @@ _INTRODUCTION = """# The engine and the server, measured
 Written by `python benchmarks/engine.py --page > docs/engine.md` from `benchmarks/results/engine.json`; do not edit.
 
 Every number is a median over interleaved repeats [smallest, largest]. "Runtime alone" is the same ONNX Runtime session
-called in a loop by as many threads as the server has replicas, in the same run. The load generator shares the cores
-with the server. CPU time is that of the server's whole process tree. Networks have random weights; only their time
-matters: "small" takes about 0.25 ms and "large" more than 5 ms per image on one core.
+called in a loop by as many threads as the server has replicas, in the same run, with nobody asking: all cores are its
+own. Beside the server they are shared with the load generator (one thread, plain sockets). The ratio charges the server
+for that; the row "of the CPU time that the load generator left" does not. CPU time per request is that of the server's
+whole process tree, without the load generator; "beyond the model" takes off what the runtime alone needs per row, in
+batches as large as the server's were on average. Networks have random weights; only their time matters: "small" takes
+about 0.25 ms and "large" about 5 ms per image on one core.
 """
 
 # Row, path of the number in it, what it is, target (None: none stated), whether larger is better.
