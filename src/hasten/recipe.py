@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import yaml
 
 from hasten.errors import InvalidInput, unknown
 
@@ -201,6 +200,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `from_yaml` gives an equal recipe back."""
+        import yaml  # here and not above: loading a program should not wait for what it does not use
+
         document = {
             "steps": [{name_of(step): options_of(step)} for step in self.steps],
             "target": {name_of(self.target): options_of(self.target)},
@@ -226,6 +227,8 @@ class Recipe:
 
 def _read_yaml(text: str) -> Any:
     """One YAML document of plain values; aliases, which can make a short text huge, are refused."""
+    import yaml
+
     if len(text) > _LIMIT_CHARACTERS:
         raise InvalidInput(f"A recipe must have at most {_LIMIT_CHARACTERS} characters, but has {len(text)}.")
     try:
