@@ -14,6 +14,7 @@ from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
+from hasten.quantization.dynamic import check_dynamic
 from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, make_target, name_of
 from hasten.task import Task
@@ -49,6 +50,7 @@ def compile(
         raise InvalidInput(f"target {name_of(chosen)} must be usable on this machine, but needs: {missing}")
     if getattr(chosen, "runs_on_cpu", False):
         warn_of_saturation(graph)
+    check_dynamic(graph, chosen)
     graph = fuse(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"

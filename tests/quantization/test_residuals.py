@@ -21,7 +21,7 @@ from hasten.techniques.quantize import Quantize
 
 
 class Shortcuts(nn.Module):
-    """Shortcuts over one and two convolutions, one that is a projection, and one that is strided and padded with channels."""
+    """Shortcuts over one and two convolutions, a projection, and one that is strided and padded with channels."""
 
     def __init__(self) -> None:
         super().__init__()

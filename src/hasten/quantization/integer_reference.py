@@ -159,6 +159,7 @@ class _Executor(Interpreter):
         if not _is(n, "quantize_per_tensor"):
             return None
         value, scale, zero, low, high = args[:5]
+        scale, zero = float(scale), int(zero)  # tensors where the graph computes them
         if isinstance(value, Integers):
             value = Sum(((value.centered(), value.scale),))
         if isinstance(value, Sum):
