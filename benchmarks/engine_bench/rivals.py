@@ -183,7 +183,7 @@ def measured(name: str, path: Path, repeats: int, seconds: float) -> dict[str, A
 
 def _reason(log: str) -> str:
     """What a log says went wrong first, or its end."""
-    found = re.search(r"\w+Error: [^\\\n]+", log)
+    found = re.search(r"\w+Error: .+", log.replace("\\n", "\n"))
     return found[0] if found else " ".join(log.split())[-250:]
 
 
