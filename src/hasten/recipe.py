@@ -59,10 +59,11 @@ class Target(Protocol):
     `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
     by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
 
-    Three more class variables may be stated: `placements`, where its kernels want Q/DQ; `concurrent`, whether a loaded
-    program may be called from several threads at once; `judges`, for each quantity of `hasten.judged` that `compile`
-    states without running the device, the options that make it do so. One must be: `native_code = True` if loading runs
-    machine code out of the folder, which is then only loaded if this user made it here or trusts it.
+    More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
+    kernels for activations that are rounded as they come; `concurrent`, whether a loaded program may be called from
+    several threads at once; `judges`, for each quantity of `hasten.judged` that `compile` states without running the
+    device, the options that make it do so. One must be: `native_code = True` if loading runs machine code out of the
+    folder, which is then only loaded if this user made it here or trusts it.
     """
 
     evidence: ClassVar[str]
