@@ -114,9 +114,14 @@ def page(results: Mapping[str, Any]) -> str:
     rows = {name: row["found"] for name, row in results.get("rows", {}).items()}
     machine = results["machine"]
     parts = [_INTRODUCTION, f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, {machine['system']}.\n"]
-    notes = {name: row["note"] for name, row in results.get("rows", {}).items() if row.get("note")}
+    notes: dict[str, list[str]] = {}
+    for name, row in results.get("rows", {}).items():
+        if row.get("note"):
+            notes.setdefault(row["note"], []).append(f"`{name}`")
     if notes:
-        parts.append("Conditions: " + "; ".join(f"`{name}`: {note}" for name, note in notes.items()) + ".\n")
+        parts.append(
+            "Conditions:\n\n" + "\n".join(f"- {', '.join(names)}: {note}" for note, names in notes.items()) + "\n"
+        )
     parts += [_goals(rows), _servers(rows), _memory(rows), _fused(rows), _splitting(rows), _soak(rows)]
     return "\n".join(part for part in parts if part)
 

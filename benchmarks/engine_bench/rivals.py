@@ -7,6 +7,7 @@ Triton with its Python backend, as packed in the nvidia-pytriton wheel), `ray`.
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -23,6 +24,8 @@ from engine_bench.load import closed_loop, message, v2_binary, v2_json
 from engine_bench.serving import Served, against_runtime
 
 # Triton's Python backend gives the process that started it one second for a handshake, which a busy machine misses.
+# It carries a Python of its own, which must be as new as the standard library that it finds: with that of Python
+# 3.11.7 its start fails on `RLock._recursion_count`.
 _STARTS = 3
 
 _SESSION = """
@@ -178,6 +181,12 @@ def measured(name: str, path: Path, repeats: int, seconds: float) -> dict[str, A
     return {"missing": f"it did not serve in {_STARTS} attempts: {failed}"[:300]}
 
 
+def _reason(log: str) -> str:
+    """What a log says went wrong first, or its end."""
+    found = re.search(r"\w+Error: .+", log.replace("\\n", "\n"))
+    return found[0] if found else " ".join(log.split())[-250:]
+
+
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -208,7 +217,7 @@ def _running(name: str, python: Path, path: Path, x: np.ndarray) -> Iterator[Ser
         try:
             while not _answers(port, rival.ask(x)):
                 if process.poll() is not None or time.perf_counter() - start > rival.patience_s:
-                    raise RuntimeError(" ".join(log.read_text(errors="replace").split())[-250:])
+                    raise RuntimeError(_reason(log.read_text(errors="replace")))
                 time.sleep(0.02)
             yield Served(psutil.Process(process.pid), port, time.perf_counter() - start)
         finally:
