@@ -64,6 +64,7 @@ ROWS: dict[str, Row] = {
     "jpeg": lambda scratch, repeats, seconds: data.jpeg(scratch, repeats, "opencv"),
     "fused": lambda scratch, repeats, seconds: data.fused(scratch, repeats, seconds),
     "splitting": _splitting,
+    "raydata": lambda scratch, repeats, seconds: data.on_ray(scratch, repeats),
     "soak": lambda scratch, repeats, seconds: soak.soak(_small(scratch), seconds),
     **{
         name: (lambda scratch, repeats, seconds, name=name: rivals.measured(name, _small(scratch), repeats, seconds))

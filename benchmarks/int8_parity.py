@@ -1,9 +1,11 @@
-"""hasten's int8 against ONNX Runtime's own quantizer and NNCF: same float file, same calibration, one interleaved run.
+"""hasten's int8 against ONNX Runtime's quantizer, NNCF, torchao and neural-compressor: same network, same calibration,
+one interleaved run.
 
     python benchmarks/int8_parity.py [NETWORK ...]
 
-NNCF runs in the interpreter named by HASTEN_NNCF_PYTHON (an environment with `nncf` and `openvino`); without it NNCF is
-left out, and the table says so. Writes `benchmarks/results/int8_parity.json`.
+NNCF runs in the interpreter named by HASTEN_NNCF_PYTHON (an environment with `nncf` and `openvino`), neural-compressor
+in that of HASTEN_INC_PYTHON (with `neural-compressor-pt` and this torch), torchao in this one; both compile with
+Inductor. What is absent or fails is left out, and the output says so. Writes `benchmarks/results/int8_parity.json`.
 """
 
 import contextlib
@@ -80,6 +82,7 @@ def measure(network: Network, scratch: Path) -> dict[str, Any]:
     files = [ArrayWriter(scratch / f"judged_{i}.bin", column[-JUDGED:]).close() for i, column in enumerate(columns)]
 
     entries = [*in_every_runtime("float", "", source, scratch), *peers(network, source, inputs, scratch)]
+    entries += torch_peers(graph, network, inputs, scratch)
     ours, torch_graphs = own(graph, task, scratch, network.transformer)
     entries += ours
     with torch.no_grad():
@@ -153,16 +156,39 @@ def peers(network: Network, source: Path, inputs: Path, scratch: Path) -> list[E
         made = scratch / f"onnxruntime_{variant.replace(' ', '_')}.onnx"
         write(made)
         found += in_every_runtime("onnxruntime quantizer", variant, made, scratch)[: 1 if variant != "U8S8" else None]
-    python = os.environ.get("HASTEN_NNCF_PYTHON")
-    if python is None:
-        print("NNCF is left out: set HASTEN_NNCF_PYTHON to a Python that has it.")
-        return found
+    kind = "-transformer" if network.transformer else ""
     for preset in ("MIXED", "PERFORMANCE"):
-        folder = Path(tempfile.mkdtemp(dir=scratch))
-        command = [python, int8_peers.__file__, source, inputs, preset, str(int(network.transformer))]
-        subprocess.run([*map(str, command), str(folder / "model.xml")], check=True, capture_output=True)
-        found += [Entry("nncf", preset, target, folder) for target in runtimes() if isinstance(target, OpenVino)]
+        if folder := _made(
+            os.environ.get("HASTEN_NNCF_PYTHON"), f"nncf-{preset.lower()}{kind}", source, inputs, scratch
+        ):
+            found += [Entry("nncf", preset, target, folder) for target in runtimes() if isinstance(target, OpenVino)]
     return found
+
+
+def torch_peers(graph: GraphModule, network: Network, inputs: Path, scratch: Path) -> list[Entry]:
+    """What quantizes the captured graph itself, at batch 1 as it is timed, and compiles it with Inductor."""
+    program, found = scratch / "float.pt2", []
+    torch.export.save(torch.export.export(graph, network.example, strict=False), program)
+    target = make_target("inductor", {"threads": THREADS})
+    for tool, python in (("torchao", sys.executable), ("neural-compressor", os.environ.get("HASTEN_INC_PYTHON"))):
+        if folder := _made(python, tool, program, inputs, scratch):
+            found.append(Entry(tool, "static", target, folder))
+    return found
+
+
+def _made(python: str | None, tool: str, source: Path, inputs: Path, scratch: Path) -> Path | None:
+    """The folder that `int8_peers.py` wrote; None where the tool is absent or fails."""
+    if python is None:
+        print(f"{tool} is left out: no interpreter is named for it.")
+        return None
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    out = folder / ("model.xml" if tool.startswith("nncf") else "model.pt2")
+    command = [python, int8_peers.__file__, tool, str(source), str(inputs), str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{tool} is left out, it failed: {(done.stderr.strip().splitlines() or ['?'])[-1]:.300}")
+        return None
+    return folder
 
 
 def start(entries: list[Entry], scratch: Path, stack: contextlib.ExitStack) -> dict[str, Worker]:

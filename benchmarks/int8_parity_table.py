@@ -64,6 +64,8 @@ def from_config(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 NARROW: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+# The default ends of a text lie outside so small a vocabulary.
+VOCABULARY_ONLY: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1}
 TEXT = NARROW | {"vocab_size": VOCABULARY}
 STAGES: dict[str, Any] = {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1]}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -75,6 +77,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "convnext": (from_config("ConvNext:ForImageClassification", **STAGES), "image"),
     "vit": (from_config("ViT:ForImageClassification", image_size=SIZE, patch_size=16, **NARROW), "image"),
     "bert": (from_config("Bert:Model", **TEXT), "text"),
+    "gpt2": (from_config("GPT2:Model", n_embd=64, n_layer=2, n_head=4, use_cache=False, **VOCABULARY_ONLY), "text"),
     "llama": (from_config("Llama:ForCausalLM", use_cache=False, **TEXT), "text"),
 }
 

@@ -1,6 +1,9 @@
-"""What other tools make of the same float ONNX file: ONNX Runtime's quantizer in this process, NNCF in its own Python.
+"""What other tools make of the same float network: ONNX Runtime's quantizer in this process, others in their Python.
 
-As a script (in an interpreter that has `nncf`): `int8_peers.py FLOAT_ONNX INPUTS_NPZ PRESET TRANSFORMER OUT_XML`.
+As a script: `int8_peers.py TOOL SOURCE INPUTS_NPZ OUT`, in an interpreter that has the tool.
+
+    nncf-mixed, nncf-performance     from a float ONNX file, to model.xml (append -transformer for its model type)
+    torchao, neural-compressor       from a program of torch.export, to model.pt2 as Inductor compiles it
 """
 
 import sys
@@ -68,7 +71,7 @@ def onnxruntime_variants(
     return found
 
 
-def _nncf(source: Path, inputs: Path, preset: str, transformer: bool, out: Path) -> None:
+def _nncf(tool: str, source: Path, inputs: Path, out: Path) -> None:
     import nncf
     import openvino as ov
 
@@ -78,12 +81,38 @@ def _nncf(source: Path, inputs: Path, preset: str, transformer: bool, out: Path)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(data),
-        preset=nncf.QuantizationPreset[preset],
-        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        preset=nncf.QuantizationPreset[tool.split("-")[1].upper()],
+        model_type=nncf.ModelType.TRANSFORMER if tool.endswith("transformer") else None,
         subset_size=len(data),
     )
     ov.save_model(quantized, out, compress_to_fp16=False)
 
 
+def _inductor(tool: str, source: Path, inputs: Path, out: Path) -> None:
+    """Static int8 as the tool documents it for x86: PT2E with the quantizer for Inductor, then Inductor itself."""
+    import torch
+    from torch._inductor import aoti_compile_and_package
+
+    graph: Any = torch.export.load(source).module(check_guards=False)
+    data = [tuple(map(torch.from_numpy, batch)) for batch in batches(inputs)]
+    with torch.no_grad():
+        if tool == "torchao":
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+            from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+            quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+            prepared, convert = prepare_pt2e(graph, quantizer), convert_pt2e
+        else:
+            from neural_compressor.torch.quantization import StaticQuantConfig, convert, prepare
+
+            graph._exported, graph.dynamic_shapes = True, None  # what its own `export` leaves behind
+            prepared = prepare(graph, StaticQuantConfig())
+        for batch in data:
+            prepared(*batch)
+        program = torch.export.export(convert(prepared), data[0], strict=False)
+        aoti_compile_and_package(program, package_path=str(out), inductor_configs={"freezing": True})
+
+
 if __name__ == "__main__":
-    _nncf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "1", Path(sys.argv[5]))
+    make = _nncf if sys.argv[1].startswith("nncf") else _inductor
+    make(sys.argv[1], *map(Path, sys.argv[2:5]))

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -243,17 +244,18 @@ def table(options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         ledger.run("dense", "dense, trained on", seed, lambda: labelled_run(bench, bench.model, seed, test))  # noqa: B023
         for goal in GOALS:
-            own, shorter = filters(bench, goal, importance, scope), blocks(bench, goal)
+            own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
+            shorter = cache(lambda: blocks(bench, goal))  # noqa: B023
             rows: dict[str, Callable[[], dict[str, Any]]] = {
-                "hasten filters, taught": lambda: taught_run(bench, own, seed, test),  # noqa: B023
+                "hasten filters, taught": lambda: taught_run(bench, own(), seed, test),  # noqa: B023
                 "torch-pruning L2": lambda: labelled_run(bench, of_norm(bench, goal, 2), seed, test),  # noqa: B023
-                "hasten blocks, taught": lambda: taught_run(bench, shorter, seed, test),  # noqa: B023
+                "hasten blocks, taught": lambda: taught_run(bench, shorter(), seed, test),  # noqa: B023
                 "torch-pruning L1": lambda: labelled_run(bench, of_norm(bench, goal, 1), seed, test),  # noqa: B023
                 "torch-pruning growing": lambda: labelled_run(
                     bench, grown(bench, goal, seed), seed, test, options.epochs // 3  # noqa: B023
                 ),
-                "hasten filters": lambda: labelled_run(bench, own, seed, test),  # noqa: B023
-                "hasten blocks": lambda: labelled_run(bench, shorter, seed, test),  # noqa: B023
+                "hasten filters": lambda: labelled_run(bench, own(), seed, test),  # noqa: B023
+                "hasten blocks": lambda: labelled_run(bench, shorter(), seed, test),  # noqa: B023
             }  # fmt: skip
             for name, run in rows.items():
                 if options.rows is None or name in options.rows:

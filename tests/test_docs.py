@@ -1,6 +1,7 @@
 """The pages agree with the code: nothing is missing, and what they name exists. docs/conftest.py runs their blocks."""
 
 import ast
+import functools
 import re
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import hasten
 from hasten.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -70,14 +72,34 @@ def test_named_commands_and_options_exist(path: Path) -> None:
         assert named <= known | {"--help"}, f"no such option: {line}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=_name)
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(
+    digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = _blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    # One runtime instead of all that are here, and no training: what is tried does not matter to the lines.
+    monkeypatch.setattr(hasten, "run", functools.partial(hasten.run, targets=["onnxruntime"]))
+    monkeypatch.setattr(hasten, "Budget", functools.partial(hasten.Budget, training=False))
+    task = digits_task
+    names = {"net": task.model, "x": task.example[0], "loader": task.holdout, "train_loader": task.train}
+    namespace: dict[str, Any] = {"hasten": hasten, **names}
+    exec(code, namespace)
+    assert namespace["outputs"][0].shape == (len(task.example[0]), 10)
+    assert (tmp_path / "mine.hasten" / "certificate.json").exists()
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES], ids=_name)
 def test_named_files_exist(path: Path) -> None:
     text = path.read_text()
     for link in re.findall(r"\]\(([^)#\s]+)", text):
-        if not link.startswith(("http://", "https://")):
+        # Written by `make bench-report`.
+        if not link.startswith(("http://", "https://")) and not link.endswith("benchmarks.md"):
             assert (path.parent / link).exists(), f"{_name(path)} links to {link}"
+    follows = re.findall(r"<!-- file: (\S+) -->", text)  # files that the page itself tells how to write
     for name in re.findall(r"`((?:src|examples|docs|benchmarks)/[\w./-]+\.\w+)`", text):
-        assert (ROOT / name).exists(), f"{_name(path)} names {name}"
+        made = "NAME" in name or name in follows or Path(name).stem in {Path(x).stem for x in follows}
+        assert made or (ROOT / name).exists(), f"{_name(path)} names {name}"
 
 
 def _links(path: Path) -> set[str]:

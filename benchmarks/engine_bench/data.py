@@ -13,6 +13,7 @@ from engine_bench.scheduling import through_engine
 from hasten.engine.batch import run_batch
 from hasten.engine.engine import Engine
 from hasten.engine.runner import open_artifact
+from hasten.machine import usable_cores
 
 
 def write_jpegs(folder: Path, count: int) -> None:
@@ -30,8 +31,12 @@ def write_jpegs(folder: Path, count: int) -> None:
         (folder / f"{index:05}.jpg").write_bytes(data.getvalue())
 
 
-def jpeg(scratch: Path, repeats: int, decoder: str, count: int = 160) -> dict[str, Any]:
-    """Rows per second from JPEG files to answers / of the model alone, and of a plain loop / of the model alone."""
+def jpeg(scratch: Path, repeats: int, decoder: str, count: int = 320) -> dict[str, Any]:
+    """Rows per second from JPEG files to answers / of the model alone, and of a plain loop / of the model alone.
+
+    Decoding and the model share the cores: more than `model / (model + decoding)` of the model alone is not to be had,
+    so the rate is also given as a part of that.
+    """
     path = convolutional(scratch, "photographs", size=224, channels=48, layers=6, raw=True)
     write_jpegs(scratch / "images", count)
     runner = open_artifact(path)
@@ -54,13 +59,48 @@ def jpeg(scratch: Path, repeats: int, decoder: str, count: int = 160) -> dict[st
         for file in files[:40]:
             reader(file.read_bytes())
         decode_ms = 1e3 * (time.perf_counter() - start) / 40
+        model_ms = 1e3 * len(runner.lanes) / rate
         for key, value in (
             ("pipeline / model alone", rows_per_s / rate),
             ("plain loop / model alone", loop / rate),
-            ("model, ms", 1e3 * len(runner.lanes) / rate),
+            ("pipeline / what model and decoding on these cores allow", rows_per_s / rate * (1 + decode_ms / model_ms)),
+            ("model, ms", model_ms),
             ("decoding one image, ms", decode_ms),
         ):
             found.setdefault(key, []).append(value)
+    return {key: summary(values) for key, values in found.items()}
+
+
+def on_ray(scratch: Path, repeats: int, count: int = 4000) -> dict[str, Any]:
+    """Steady rate of a batch job on Ray Data / of the local engine: the same job, from its first part to its last."""
+    import logging
+
+    import ray
+
+    from hasten.engine.on_ray import run_batch_on_ray
+
+    path = convolutional(scratch, "large", **LARGE)
+    np.save(scratch / "rows.npy", np.random.default_rng(0).normal(size=(count, 3, 96, 96)).astype(np.float32))
+    found: dict[str, list[float]] = {"Ray Data / local engine, steady rate": []}
+    ray.init(num_cpus=usable_cores(), log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        for repeat in range(repeats):
+            rates = []
+            for way in (run_batch, run_batch_on_ray):
+                seen: list[tuple[float, int]] = []
+                way(
+                    path,
+                    scratch / "rows.npy",
+                    scratch / f"{way.__name__}-{repeat}",
+                    shard_rows=100,
+                    progress=lambda done, total, seen=seen: seen.append((time.perf_counter(), done)),
+                )  # type: ignore[operator]
+                # The first and the last parts are left out: not all workers are busy then.
+                (start, before), (end, after) = seen[3], seen[-3]
+                rates.append((after - before) / (end - start))
+            found["Ray Data / local engine, steady rate"].append(rates[1] / rates[0])
+    finally:
+        ray.shutdown()
     return {key: summary(values) for key, values in found.items()}
 
 

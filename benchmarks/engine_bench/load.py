@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import select
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +14,11 @@ import numpy as np
 
 @dataclass
 class Load:
-    """What a generator saw: (status, latency in s) of every request, and the wall time."""
+    """What a generator saw: (status, latency in s) of every request; the wall time, and its own CPU time."""
 
     seen: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_s: float = 0.0
 
     def latencies_ms(self, code: int = 200) -> np.ndarray:
         return np.array([1e3 * s for status, s in self.seen if status == code])
@@ -90,21 +93,60 @@ async def connect(port: int, data: bytes) -> Connection:
     return connection
 
 
-async def closed_loop(port: int, data: bytes, clients: int, seconds: float) -> Load:
-    load = Load()
-    connections = [await connect(port, data) for _ in range(clients)]
-    end = time.perf_counter() + seconds
-
-    async def client(connection: Connection) -> None:
-        while (start := time.perf_counter()) < end:
-            load.seen.append((await connection.ask(), time.perf_counter() - start))
-
-    start = time.perf_counter()
-    await asyncio.gather(*map(client, connections))
-    load.seconds = time.perf_counter() - start
-    for connection in connections:
-        connection.transport.close()
+def closed_loop(port: int, data: bytes, clients: int, seconds: float) -> Load:
+    """`clients` that each ask again as soon as they are answered: one thread, plain sockets, no event loop."""
+    load, sockets = Load(), [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(clients)]
+    readers = {each.fileno(): (each, _Answers()) for each in sockets}
+    poll, now = select.poll(), time.perf_counter
+    cpu, start = time.process_time(), now()
+    asked = dict.fromkeys(readers, start)
+    for each in sockets:
+        poll.register(each, select.POLLIN)
+        each.sendall(data)
+    waiting = clients
+    while waiting:
+        for descriptor, _ in poll.poll():
+            connection, answers = readers[descriptor]
+            status = answers.feed(connection.recv(1 << 16))
+            if status is None:
+                continue
+            at = now()
+            load.seen.append((status, at - asked[descriptor]))
+            if at < start + seconds:
+                asked[descriptor] = at
+                connection.sendall(data)
+            else:
+                waiting -= 1
+    load.seconds, load.cpu_s = now() - start, time.process_time() - cpu
+    for each in sockets:
+        each.close()
     return load
+
+
+class _Answers:
+    """The answers of one connection, one at a time; `feed` returns the status when one is complete."""
+
+    def __init__(self) -> None:
+        self._data, self._head, self._size = b"", b"", 0
+
+    def feed(self, data: bytes) -> int | None:
+        if not data:
+            raise ConnectionError("closed")
+        self._data += data
+        # Equal heads are the rule: they are searched again only when they change.
+        if not self._head or not self._data.startswith(self._head):
+            end = self._data.find(b"\r\n\r\n")
+            if end < 0:
+                return None
+            self._head = self._data[: end + 4]
+            match = re.search(rb"(?i)content-length: *(\d+)", self._head)
+            assert match is not None, self._head
+            self._size = end + 4 + int(match[1])
+        if len(self._data) < self._size:
+            return None
+        status = int(self._data[9:12])
+        self._data = b""
+        return status
 
 
 async def open_loop(port: int, data: bytes, rate: float, seconds: float, seed: int = 0) -> Load:

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from engine_bench.load import closed_loop, message, run, v2_binary, v2_json
+from engine_bench.load import closed_loop, message, v2_binary, v2_json
 from engine_bench.serving import Served, against_runtime
-from hasten.children import end_child
+
+# Triton's Python backend gives the process that started it one second for a handshake, which a busy machine misses.
+_STARTS = 3
 
 _SESSION = """
 import os, sys, numpy as np, onnxruntime as ort
@@ -165,13 +167,15 @@ def measured(name: str, path: Path, repeats: int, seconds: float) -> dict[str, A
     if python is None:
         return {"missing": f"no environment `{name}` under HASTEN_BENCH_RIVALS"}
     x = np.load(path / "check_input_0.npy")[:1]
-    try:
-        with _running(name, python, path, x) as served:
-            found = against_runtime(served, RIVALS[name].ask(x), path, repeats, seconds)
-            memory = served.memory_bytes()
-    except (RuntimeError, OSError, ConnectionError) as error:
-        return {"missing": f"it did not serve: {error}"[:300]}
-    return found | {"ready, s": served.ready_s, "memory, bytes": memory}
+    failed = ""
+    for _ in range(_STARTS):
+        try:
+            with _running(name, python, path, x) as served:
+                found = against_runtime(served, RIVALS[name].ask(x), path, repeats, seconds)
+                return found | {"ready, s": served.ready_s, "memory, bytes": served.memory_bytes()}
+        except (RuntimeError, OSError, ConnectionError) as error:
+            failed = str(error)
+    return {"missing": f"it did not serve in {_STARTS} attempts: {failed}"[:300]}
 
 
 def free_port() -> int:
@@ -210,7 +214,9 @@ def _running(name: str, python: Path, path: Path, x: np.ndarray) -> Iterator[Ser
         finally:
             children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
-            end_child(process, patience_s=8)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(8)
+            process.kill()
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
@@ -218,7 +224,7 @@ def _running(name: str, python: Path, path: Path, x: np.ndarray) -> Iterator[Ser
 
 def _answers(port: int, data: bytes) -> bool:
     try:
-        load = run(closed_loop(port, data, 1, 0.0005))
+        load = closed_loop(port, data, 1, 0.0005)
     except (OSError, ConnectionError, AssertionError):
         return False
     return any(status == 200 for status, _ in load.seen)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
@@ -34,12 +32,24 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the resul
 _DOCTOR_SECONDS = 60  # a small network's; a large one's compilers take longer
 
 
+def _console(**options: Any) -> Any:
+    from rich.console import Console  # here, since `serve` is to start quickly
+
+    return Console(**options)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    return Table(*columns)
+
+
 def main() -> None:
     """Entry point of the `hasten` command."""
     try:
         app()
     except HastenError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        _console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
 
 
@@ -103,7 +113,7 @@ def run_command(
         training=training,
         limits=parse_limits(limit or []),
     )
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume, "ray": ray}
     with contextlib.ExitStack() as stack:
         if watch:
@@ -204,11 +214,11 @@ def bench_command(
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return
-    table = Table("artifact", "median ms", "p90 ms", "p99 ms", "times faster than the first [95%]")
+    table = _table("artifact", "median ms", "p90 ms", "p99 ms", "times faster than the first [95%]")
     for name, x in found.items():
         ratio = f"{x.ratio:.2f} [{x.ratio_low:.2f}, {x.ratio_high:.2f}]"
         table.add_row(name, f"{x.median_ms:.3f}", f"{x.p90_ms:.3f}", f"{x.p99_ms:.3f}", ratio)
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command("report")
@@ -257,8 +267,8 @@ def doctor_command(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    out = Console()
-    (out if out.is_terminal else Console(width=200)).print(diagnosis_tables(found, rows))
+    out = _console()
+    (out if out.is_terminal else _console(width=200)).print(diagnosis_tables(found, rows))
 
 
 targets_app = typer.Typer(
@@ -338,9 +348,9 @@ def init_command(
 def _print_result(result: dict[str, Any], folder: Path) -> None:
     from hasten.report.table import result_table
 
-    console = Console()
+    console = _console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = _console(width=120)
     console.print(result_table(result))
     console.print(result["explanation"], markup=False, highlight=False)
     if result["best"]:
@@ -363,11 +373,11 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
         }
         typer.echo(json.dumps(listed, indent=2, default=str))
         return
-    table = Table("name", "state", "what", "options (default)")
+    table = _table("name", "state", "what", "options (default)")
     for name, part, state in rows:
         options = ", ".join(f"{f.name} ({f.default})" for f in dataclasses.fields(part))
         table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
-    Console().print(table)
+    _console().print(table)
 
 
 register_engine(app)

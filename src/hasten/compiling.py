@@ -14,6 +14,7 @@ from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
+from hasten.quantization.dynamic import check_dynamic
 from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, describe, make_target, name_of
 from hasten.task import Task
@@ -48,6 +49,7 @@ def compile(
     _check_possible(chosen, Path(out))
     if getattr(chosen, "runs_on_cpu", False):
         warn_of_saturation(graph)
+    check_dynamic(graph, chosen)
     graph = fuse(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"

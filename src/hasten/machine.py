@@ -1,13 +1,10 @@
 """What this machine is: cores, instruction sets, memory, versions. Every measurement carries it."""
 
 import functools
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 _VERSIONED = ("hasten", "torch", "torchao", "onnx", "onnxruntime", "openvino", "numpy")
 
@@ -57,6 +54,8 @@ def cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed libraries that decide speed or numbers."""
+    import importlib.metadata  # here and not above: loading a program should not wait for what it does not use
+
     found = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
@@ -68,6 +67,8 @@ def versions() -> dict[str, str]:
 
 def fingerprint() -> dict[str, Any]:
     """The device that a measurement was taken on, as plain values for JSON."""
+    import psutil
+
     interesting = {
         "avx2",
         "avx512f",

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import yaml
 
 from hasten.errors import InvalidInput, unknown
 
@@ -60,10 +59,11 @@ class Target(Protocol):
     `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
     by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
 
-    Three more class variables may be stated: `placements`, where its kernels want Q/DQ; `concurrent`, whether a loaded
-    program may be called from several threads at once; `judges`, for each quantity of `hasten.judged` that `compile`
-    states without running the device, the options that make it do so. One must be: `native_code = True` if loading runs
-    machine code out of the folder, which is then only loaded if this user made it here or trusts it.
+    More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
+    kernels for activations that are rounded as they come; `concurrent`, whether a loaded program may be called from
+    several threads at once; `judges`, for each quantity of `hasten.judged` that `compile` states without running the
+    device, the options that make it do so. One must be: `native_code = True` if loading runs machine code out of the
+    folder, which is then only loaded if this user made it here or trusts it.
     """
 
     evidence: ClassVar[str]
@@ -201,6 +201,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as YAML; `from_yaml` gives an equal recipe back."""
+        import yaml  # here and not above: loading a program should not wait for what it does not use
+
         document = {
             "steps": [{name_of(step): options_of(step)} for step in self.steps],
             "target": {name_of(self.target): options_of(self.target)},
@@ -226,6 +228,8 @@ class Recipe:
 
 def _read_yaml(text: str) -> Any:
     """One YAML document of plain values; aliases, which can make a short text huge, are refused."""
+    import yaml
+
     if len(text) > _LIMIT_CHARACTERS:
         raise InvalidInput(f"A recipe must have at most {_LIMIT_CHARACTERS} characters, but has {len(text)}.")
     try:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasten.engine.placement import share_of_twins
 from hasten.engine.service import RunningQuantile, ServiceModel
 from hasten.engine.simulate import SimulatedDevice, simulate
 from hasten.engine.work import Limits
@@ -225,3 +226,22 @@ def test_running_quantile() -> None:
     for sample in np.random.default_rng(0).exponential(1.0, 5000):
         tracker.observe(float(sample))
     assert tracker.value == pytest.approx(3.0, rel=0.35)  # -ln(0.05)
+
+
+@pytest.mark.parametrize(
+    ("base_ms", "rows", "idle", "expected"),
+    [
+        (0.0, 8, 1, 4),  # the busy twin is left its part
+        (0.0, 8, 2, 4),
+        (0.0, 1, 1, 1),
+        (0.0, 40, 1, 16),
+        (1.0, 8, 1, 4),  # four rows at least, or most of a batch is its base
+        (2.0, 8, 1, 8),
+        (2.0, 8, 2, 4),  # both idle: never more than an even part
+    ],
+)
+def test_twins_leave_each_other_work_where_small_batches_are_cheap(
+    base_ms: float, rows: int, idle: int, expected: int
+) -> None:
+    model = ServiceModel(base_ms / 1e3, 0.001)
+    assert share_of_twins(rows, 16, idle, 2, model) == expected

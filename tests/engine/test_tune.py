@@ -20,7 +20,7 @@ def same(x: np.ndarray) -> tuple[np.ndarray, ...]:
 def takes(base_s: float, row_s: float) -> Callable[..., list[float]]:
     """Stands in for `run_together`: what devices with these service times would take; nothing is measured."""
 
-    def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
+    def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float, *calls: float) -> list[float]:
         return [base_s + row_s * size for size in sizes]
 
     return run_together
@@ -102,7 +102,7 @@ def test_running_together_times_every_device() -> None:
 def test_pinning_is_chosen_when_it_measures_better(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hasten.engine.tune.usable_cores", lambda: 2)
 
-    def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
+    def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float, *calls: float) -> list[float]:
         return [0.01 * size * (0.5 if runner.cores else 1) for runner, size in zip(runners, sizes, strict=True)]
 
     monkeypatch.setattr("hasten.engine.tune.run_together", run_together)

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+import openvino as ov
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2Model
 
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import capture
@@ -111,6 +113,42 @@ def test_a_transformer_runs_its_layers_on_integers_and_attention_in_float(block:
     assert operators["QuantizeLinear"] == 4
     step = (expected.max() - expected.min()) / 255
     assert np.abs(expected - actual).max() <= step
+
+
+@pytest.fixture
+def gpt2() -> Task:
+    """GPT-2's layers are products with weights stored as [in, out]."""
+    config = GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1, use_cache=False)
+    torch.manual_seed(0)
+    model = FirstOutput(GPT2Model(config)).eval()
+    tokens = torch.randint(0, 32, (4, 8))
+    return Task(model, (tokens,), holdout=[tokens], calibration=[tokens])
+
+
+class FirstOutput(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.model(x, return_dict=False)[0]
+        return first
+
+
+def test_gpt2_runs_its_layers_on_integers_in_onnx_runtime(gpt2: Task, tmp_path: Path) -> None:
+    expected, actual, operators = run_onnxruntime(gpt2, Quantize(), tmp_path)
+    assert operators["QGemm"] == 4
+    assert operators["Gemm"] == 0
+    assert np.abs(expected - actual).max() <= (expected.max() - expected.min()) / 255
+
+
+def test_gpt2_runs_its_layers_on_integers_in_openvino(gpt2: Task, tmp_path: Path) -> None:
+    graph = Quantize(placement="fuse_activations").apply(capture(gpt2.model, gpt2.example), gpt2)
+    OpenVino(threads=1).compile(graph, gpt2, tmp_path)
+    compiled = ov.Core().compile_model(tmp_path / "model.xml", "CPU")
+    told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    ran = [info["runtimePrecision"].astype(str) for info in told if info["layerType"].astype(str) == "FullyConnected"]
+    assert ran == ["u8"] * 4
 
 
 def test_the_symmetric_placement_has_zero_points_in_the_middle_and_quantizes_attention(block: Task) -> None:

@@ -7,7 +7,7 @@ virtual one, so that every scheduling rule is tested deterministically. It is no
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from hasten.engine.placement import LaneView, earliest_finish, share, water_fill
+from hasten.engine.placement import LaneView, earliest_finish, share_of_twins, water_fill
 from hasten.engine.service import RunningQuantile
 from hasten.engine.work import Batch, Device, DeviceFailed, Lane, Limits, Mode, Piece, Work, fail, split
 
@@ -227,7 +227,8 @@ class Dispatcher:
             return 0, min(self.waiting_rows, self._largest(lane.device))
         if self.mode is Mode.ONLINE and all(x.device is lane.device for x in lanes):
             idle = sum(x.batch is None for x in lanes)
-            return 0, share(self.waiting_rows, self._largest(lane.device), idle)
+            largest = self._largest(lane.device)
+            return 0, share_of_twins(self.waiting_rows, largest, idle, len(lanes), lane.device.model)
         if lane not in lanes:
             return 0, 0
         views = [LaneView(self._free_at(x, now), x.device.model, self._largest(x.device), x.number) for x in lanes]

@@ -5,6 +5,7 @@ node leaves undone is what has no part yet: it runs in another round, and every 
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from hasten.engine.batch import BatchReport, Job, ShardRunner
 from hasten.errors import HastenError, InvalidInput
 
 _IN_FLIGHT = 2
+_FRUITLESS_ROUNDS = 2
+_LOG = logging.getLogger("hasten.engine")
 # Reserved per worker: half of what it uses, so that the workers of a dead node find room on the others.
 _CORES = 0.5
 
@@ -61,13 +64,19 @@ def run_batch_on_ray(
     if owned:
         ray.init(address=None if address == "local" else address, log_to_driver=False, configure_logging=False)
     try:
-        left = todo
+        left, fruitless = todo, 0
         while left:
-            for count in _stream(ray, job, left, actors):
-                rows += count
-                progress(rows, total)
+            try:
+                for count in _stream(ray, job, left, actors):
+                    rows += count
+                    progress(rows, total)
+            except ray.exceptions.RayError:  # a node died while its worker was starting: the next round has others
+                _LOG.warning("a round on Ray ended early", exc_info=True)
             before, left = left, job.begin()
-            if len(left) == len(before):
+            if total is not None:  # parts of a round that ended early are there, but were not counted
+                rows = total - sum(shards[index].rows or 0 for index in left)
+            fruitless = fruitless + 1 if len(left) == len(before) else 0
+            if fruitless == _FRUITLESS_ROUNDS:
                 raise HastenError(f"No worker finished a shard; {len(left)} are left. Are the nodes alive?")
         workers = actors or int(ray.cluster_resources().get("CPU", 1))
     finally:

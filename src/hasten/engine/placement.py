@@ -4,6 +4,7 @@ Both rules are asked by one idle lane ("how many rows are mine now?") and commit
 guess about another lane is corrected at the next event: no lane ever holds a queue that another would have to steal.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from hasten.engine.service import ServiceModel
 
 _ROUNDS_LEFT = 2
 _MOST_STEPS = 64
+_WORTHWHILE = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ def _idle(lanes: Sequence[LaneView], free: Sequence[float], device: int, now: fl
 def share(rows: int, largest: int, idle: int) -> int:
     """Rows for one of `idle` equal lanes: an even part, since a batch split over idle lanes finishes no later."""
     return min(rows, largest, -(-rows // max(1, idle)))
+
+
+def share_of_twins(rows: int, largest: int, idle: int, lanes: int, model: ServiceModel) -> int:
+    """Rows for an idle lane of a device whose `lanes` are all alike, `idle` of them idle too.
+
+    The busy ones come back within a batch's time: they are left their even part, so that no lane runs dry while
+    another holds all there was; but not where small batches are costly, that is below four times base / row.
+    """
+    worthwhile = math.ceil(_WORTHWHILE * model.base_s / model.row_s) if model.row_s > 0 else rows
+    return min(share(rows, largest, idle), max(share(rows, largest, lanes), worthwhile))
 
 
 def water_fill(lanes: Sequence[LaneView], own: int, rows: int, now: float) -> int:

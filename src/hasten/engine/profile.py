@@ -1,5 +1,6 @@
 """Service times of devices and the knee: the smallest batch within 97% of the best throughput, measured together."""
 
+import math
 import statistics
 import threading
 import time
@@ -10,6 +11,9 @@ from hasten.engine.runner import Runner, example_rows
 
 _KNEE = 0.97
 _LARGEST = 64
+_CALLS = 20
+# What the engine spends on a batch beside the call: waking threads, gathering, handing answers back (measured here).
+_HANDLING_S = 30e-6
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Profile:
 
     Attributes:
         base_s, row_s: Seconds of a batch: base + row * rows, through the medians of the smallest batch and the knee.
-        knee: Smallest batch within 97% of the best rows per second.
+        knee: Smallest batch within 97% of the best rows per second that the engine can reach with it.
         seconds: Median seconds by batch size.
     """
 
@@ -43,7 +47,7 @@ def profile(runners: Sequence[Runner], *, largest: int = _LARGEST, seconds: floa
         sizes = [runner.fixed or batch for runner in runners]
         last = all(runner.fixed for runner in runners) or 2 * batch > largest
         spent = max(0.0, deadline - time.perf_counter()) * (1.0 if last else 0.3)
-        for times, size, median in zip(found, sizes, run_together(runners, sizes, spent), strict=True):
+        for times, size, median in zip(found, sizes, run_together(runners, sizes, spent, _CALLS), strict=True):
             times[size] = median
         # Three sizes at least, or nothing is known about batching; unless the smallest alone takes all the time.
         out_of_time = time.perf_counter() >= deadline and (len(found[0]) >= 3 or max(found[0].values()) > seconds / 4)
@@ -52,9 +56,15 @@ def profile(runners: Sequence[Runner], *, largest: int = _LARGEST, seconds: floa
         batch *= 2
 
 
-def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float) -> list[float]:
-    """Median seconds per batch of every device while all lanes of all of them are busy for `seconds`."""
+def run_together(
+    runners: Sequence[Runner], sizes: Sequence[int], seconds: float, calls: float = math.inf
+) -> list[float]:
+    """Median seconds per batch of every device while all lanes of all of them are busy for `seconds`, or until each
+    lane has made `calls`."""
     times: list[list[float]] = [[] for _ in runners]
+    lanes = [(index, lane) for index, runner in enumerate(runners) for lane in range(len(runner.lanes))]
+    places = {place: number for number, place in enumerate(lanes)}
+    counts = [0] * len(places)
     errors: list[BaseException] = []
 
     def call(index: int, lane: int) -> None:
@@ -64,19 +74,16 @@ def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float
         own: list[float] = []
         try:
             runner.pin(lane)
-            while not own or time.perf_counter() < end:
+            while not own or (time.perf_counter() < end and not all(count >= calls for count in counts)):
                 start = time.perf_counter()
                 runner.lanes[lane](*rows)
                 own.append(time.perf_counter() - start)
+                counts[places[index, lane]] += 1
         except BaseException as error:
             errors.append(error)
         times[index] += own
 
-    threads = [
-        threading.Thread(target=call, args=(index, lane), daemon=True)
-        for index, runner in enumerate(runners)
-        for lane in range(len(runner.lanes))
-    ]
+    threads = [threading.Thread(target=call, args=(index, lane), daemon=True) for index, lane in lanes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,13 +94,17 @@ def run_together(runners: Sequence[Runner], sizes: Sequence[int], seconds: float
 
 
 def _gains(times: dict[int, float]) -> bool:
-    rates = [size / seconds for size, seconds in sorted(times.items())]
+    rates = [_rate(size, seconds) for size, seconds in sorted(times.items())]
     return len(rates) < 3 or max(rates[-2:]) > rates[-3] * 1.03
 
 
+def _rate(size: int, seconds: float) -> float:
+    return size / (seconds + _HANDLING_S)
+
+
 def _summary(times: dict[int, float]) -> Profile:
-    best = max(size / seconds for size, seconds in times.items())
-    knee = min(size for size, seconds in times.items() if size / seconds >= _KNEE * best)
+    best = max(_rate(size, seconds) for size, seconds in times.items())
+    knee = min(size for size, seconds in times.items() if _rate(size, seconds) >= _KNEE * best)
     smallest = min(times)
     if knee == smallest:
         return Profile(0.0, times[knee] / knee, knee, times)

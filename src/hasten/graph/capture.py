@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput
 from hasten.graph.duplicate import duplicate
+from hasten.graph.linear_layers import to_linear_layers
 from hasten.graph.quiet import quiet
 from hasten.task import Inputs
 
@@ -21,7 +22,8 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
     """Capture `model` in eval mode as a GraphModule of ATen operators with the original parameter names.
 
     The batch dimension (dimension 0 of every input) is dynamic where the model allows it; `has_dynamic_batch` tells.
-    The graph returns a tensor, or a flat tuple of tensors when the model returns several (any nesting).
+    The graph returns a tensor, or a flat tuple of tensors when the model returns several (any nesting). Products with
+    a weight, such as GPT-2's, are linear layers in it, whose weights are [out, in]; see `hasten.graph.linear_layers`.
 
     Args:
         model: Trained module; left as it is.
@@ -57,6 +59,9 @@ def capture_as_is(module: nn.Module, example: Inputs, *, dynamic: bool = True) -
     graph = _live(export(module, example) if dynamic else _export_fixed(module, example))
     if has_dynamic_batch(graph) and not _runs_at_another_batch(graph, example):
         graph = _live(_export_fixed(module, example))
+    if to_linear_layers(graph):
+        # Traced again, nodes have the names that they have in every later trace, and the shapes that weights have now.
+        graph = _live(export(graph, example))
     _flatten_outputs(graph)
     return graph
 

@@ -55,13 +55,12 @@ class Worker:
         with log.open("ab") as sink:
             self._process = Child(environments.command(target, "hasten.measure.worker"), sink)
         try:
-            answer = self._call(
+            self._call(
                 _LOAD_SECONDS, command="load", name=name_of(target), options=options_of(target), folder=str(folder)
             )
         except BaseException:
             self.close()
             raise
-        self.load_s: float = answer["load_s"]
 
     def time_calls(self, inputs: Sequence[ArrayFile], batch: int, seconds: float, least: int = 5) -> np.ndarray:
         """Time calls on the first `batch` rows for about `seconds`, after a short warm-up; returns seconds per call."""
@@ -155,9 +154,8 @@ def _serve() -> None:
         command = message.pop("command")
         try:
             if command == "load":
-                start = time.perf_counter()
                 program = make_target(message["name"], message["options"]).load(Path(message["folder"]))
-                answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
+                answer: dict[str, Any] = {}
             elif command == "memory":
                 answer = {"peak_bytes": _peak_memory_bytes()}
             else:

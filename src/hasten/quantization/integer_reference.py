@@ -159,6 +159,7 @@ class _Executor(Interpreter):
         if not _is(n, "quantize_per_tensor"):
             return None
         value, scale, zero, low, high = args[:5]
+        scale, zero = float(scale), int(zero)  # tensors where the graph computes them
         if isinstance(value, Integers):
             value = Sum(((value.centered(), value.scale),))
         if isinstance(value, Sum):
@@ -182,14 +183,15 @@ class _Executor(Interpreter):
 def _in_integers(n: Node, args: Any, saturating: bool) -> Integers | Sum | None:
     """The result of an operator whose inputs are integers; None where it has no integer form here."""
     first = args[0] if args else None
+    if n.target in operators.ADDITIONS and not n.kwargs and len(args) == 2:
+        left, right = map(_terms, args)
+        return Sum(left + right) if left and right else None
     if isinstance(first, Sum):
         return _clamp(n, args, first)
     if not isinstance(first, Integers):
         return None
     if n.target in _LAYERS and isinstance(args[1], Integers):
         return _layer(n, args, saturating)
-    if n.target in operators.ADDITIONS and isinstance(args[1], Integers) and not n.kwargs and len(args) == 2:
-        return Sum(tuple((x.centered(), x.scale) for x in args[:2]))
     if n.target == aten.adaptive_avg_pool2d.default and list(args[1]) == [1, 1]:
         count = first.q.shape[-1] * first.q.shape[-2]
         return Sum(((first.centered().sum((-1, -2), keepdims=True), first.scale / count),))
@@ -202,6 +204,14 @@ def _in_integers(n: Node, args: Any, saturating: bool) -> Integers | Sum | None:
         chosen = n.target(torch.from_numpy(first.q).double(), *args[1:], **n.kwargs)
         return replace(first, q=chosen.numpy().astype(np.int64))
     return None
+
+
+def _terms(value: Any) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """A value as terms of a sum; none if it is float or has been clipped."""
+    if isinstance(value, Integers):
+        return ((value.centered(), value.scale),)
+    unclipped = isinstance(value, Sum) and (value.low, value.high) == (-np.inf, np.inf)
+    return value.terms if unclipped else ()
 
 
 def _clamp(n: Node, args: Any, value: Sum) -> Sum | None:

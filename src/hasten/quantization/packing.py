@@ -1,4 +1,4 @@
-"""Turn products with dequantized weights into the packed kernel that ONNX Runtime and OpenVINO have for them.
+"""Turn products with dequantized weights into the packed kernels that ONNX Runtime and OpenVINO have for them.
 
 The graph stays the one representation: there a weight is integers behind a dequantize operator. In an ONNX file that
 would be widened to float in memory or at every call, so the writer asks for com.microsoft's MatMulNBits instead, which
@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 
 from hasten.graph.duplicate import duplicate
 from hasten.graph.parameters import drop_unread, new_parameter
+from hasten.quantization.dynamic import dynamic_input
 from hasten.quantization.stored import Stored, stored
 
 aten = torch.ops.aten
@@ -26,15 +27,18 @@ _INT8_PRODUCTS = 4
 _BIAS_ARGUMENT = 2
 
 
-def pack_products(graph: GraphModule) -> GraphModule:
-    """A copy for an ONNX writer in which linear layers with integer weights are MatMulNBits; `graph` if it has none."""
-    layers = {node.name: found for node in graph.graph.nodes if (found := _packable(graph, node)) is not None}
-    if not layers:
-        return graph
+def pack_products(graph: GraphModule, *, rounds_inputs: bool = False) -> GraphModule:
+    """A copy for an ONNX writer in which linear layers with integer weights are packed kernels; `graph` if it has none.
+
+    Args:
+        graph: Weights alone become MatMulNBits, with activations that are rounded as they come DynamicQuantizeMatMul.
+        rounds_inputs: Whether the reader rounds the inputs of compressed weights by itself, in its own groups, so that
+            both become MatMulNBits, of float inputs.
+    """
     copy = duplicate(graph)
-    for node in list(copy.graph.nodes):
-        if node.name in layers:
-            _replace(copy, node, *layers[node.name])
+    layers = [node for node in copy.graph.nodes if node.target is aten.linear.default]
+    if not sum([_pack(copy, layer, rounds_inputs) for layer in layers]):
+        return graph
     copy.graph.eliminate_dead_code()
     drop_unread(copy)
     copy.recompile()
@@ -58,10 +62,21 @@ def pack(integers: Tensor, bits: int, block: int) -> Tensor:
     return unsigned
 
 
+def _pack(graph: GraphModule, layer: Node, rounds_inputs: bool) -> bool:
+    """Replace `layer` by its packed kernel, if it has one."""
+    source = dynamic_input(layer)
+    if source is not None and rounds_inputs:
+        layer.update_arg(0, source)
+    elif source is not None:
+        return _replace_dynamic(graph, layer, source)
+    found = _packable(graph, layer)
+    if found is not None:
+        _replace(graph, layer, *found)
+    return found is not None
+
+
 def _packable(graph: GraphModule, node: Node) -> tuple[Stored, int] | None:
     """The integers of a linear layer's weight and the block to pack them in."""
-    if node.target is not aten.linear.default:
-        return None
     found = stored(graph, node.args[1])
     if found is None or len(found.shape) != 2 or _is_integer(node.args[0]):
         return None
@@ -87,6 +102,31 @@ def _replace(graph: GraphModule, layer: Node, weight: Stored, block: int) -> Non
     graph.graph.erase_node(layer)
 
 
+def _replace_dynamic(graph: GraphModule, layer: Node, source: Node) -> bool:
+    weight = stored(graph, layer.args[1])
+    if weight is None or weight.length != weight.shape[1]:
+        return False
+    bias = layer.args[_BIAS_ARGUMENT] if len(layer.args) > _BIAS_ARGUMENT else None
+    with graph.graph.inserting_before(layer):
+        integers = new_parameter(graph, f"{layer.name}_integers", weight.integers.t().contiguous())
+        scales = new_parameter(graph, f"{layer.name}_scales", weight.scale.clone())
+        product = graph.graph.call_function(_dynamic_product, (source, integers, scales, bias))
+    layer.replace_all_uses_with(product)
+    graph.graph.erase_node(layer)
+    return True
+
+
+def _dynamic_product(x: Tensor, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """One DynamicQuantizeMatMul node: x rounded to uint8 as one tensor, times int8 [k, n], plus the bias [n]."""
+    return torch.onnx.ops.symbolic(
+        "com.microsoft::DynamicQuantizeMatMul",
+        (x, integers, scales, None, bias),
+        dtype=x.dtype,
+        shape=(*x.shape[:-1], len(scales)),
+        version=1,
+    )
+
+
 def _product(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, bits: int, block: int) -> Tensor:
     """What the ONNX exporter traces: one MatMulNBits node, its result of shape [..., n]."""
     n, blocks = scales.shape
@@ -109,3 +149,4 @@ def _product(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, bit
 
 
 torch.fx.wrap("_product")
+torch.fx.wrap("_dynamic_product")

@@ -18,12 +18,17 @@ class Placement:
         zero_point: Zero points of activations that take both signs. "free": asymmetric, any of them. "middle":
             symmetric, for kernels without a zero-point correction. "signed": symmetric int8 for every activation, also
             one that is never negative, for compilers that know no other; it loses a bit there.
+        adds_unrounded: Whether a convolution's kernel adds the other operand of a residual addition to its sums, and
+            rounds only the result: a quantize node between the two would be in the graph, but not in the kernel.
+        dynamic: Whether linear layers may read activations that are rounded as they come.
         attention: Whether products of two activations (query x key, weights x value) run on integers.
     """
 
     fused: frozenset[str]
     convolution_rounds: bool
     zero_point: str = "free"
+    adds_unrounded: bool = False
+    dynamic: bool = False
     attention: bool = False
 
 
@@ -33,9 +38,9 @@ _SMOOTH = frozenset({"hardswish", "silu", "gelu", "sigmoid", "hardsigmoid", "elu
 PLACEMENTS = {
     # ONNX Runtime: QLinearConv ends in integers and clamps by its range. Attention in float is faster on CPUs than
     # rounding its scores, and loses nothing.
-    "fuse_clamps": Placement(_CLAMPS, convolution_rounds=True),
-    # OpenVINO: any activation runs as a post-operation of the convolution before it rounds.
-    "fuse_activations": Placement(_CLAMPS | _SMOOTH, convolution_rounds=False),
+    "fuse_clamps": Placement(_CLAMPS, convolution_rounds=True, dynamic=True),
+    # OpenVINO: any activation, and a residual addition, runs as a post-operation of the convolution before it rounds.
+    "fuse_activations": Placement(_CLAMPS | _SMOOTH, convolution_rounds=False, adds_unrounded=True, dynamic=True),
     # Accelerators without zero-point correction, with everything that can be integer.
     "symmetric": Placement(_CLAMPS, convolution_rounds=True, zero_point="middle", attention=True),
     # TensorRT: activations are int8 with zero point 0, whatever their sign.

@@ -1,6 +1,6 @@
 """Say on a captured graph which tensors become integers, in the places that a target's kernels want."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -171,23 +171,43 @@ def _round_outputs(graph: GraphModule, placement: Placement, plan: Plan) -> None
         if node in convolutions or (follows and node.target in operators.ADDITIONS and len(inputs) == 2):
             ends[_tail(node, placement)] = node
             can_round.add(_tail(node, placement))
-        elif (
-            follows
-            and node.target in (operators.AVERAGES | operators.VALUE_PRESERVING | operators.CONCATENATIONS)
-            and operators.is_tensor(node)
-        ):
+        elif follows and (node.target in operators.AVERAGES or _preserves(node)) and operators.is_tensor(node):
             ends[node] = node
             can_round.add(node)
     end_of = {first: end for end, first in ends.items()}
+    summed = _added_to(end_of, convolutions) if placement.adds_unrounded else {}
     read_as_integers = {producer for edges in plan.edges.values() for producer, _ in edges}
     for node in reversed(list(graph.graph.nodes)):
         if node not in can_round:
             continue
-        needed = node in read_as_integers or any(end_of.get(user) in plan.rounded for user in node.users)
+        needed = node in read_as_integers or any(
+            end_of.get(user) in plan.rounded and summed.get(user) is not node for user in node.users
+        )
         if needed or (placement.convolution_rounds and ends[node] in convolutions):
             plan.rounded.add(node)
-            if ends[node].target in operators.VALUE_PRESERVING | operators.CONCATENATIONS:
+            if _preserves(ends[node]):
                 plan.preserving.add(node)
+
+
+def _preserves(node: Node) -> bool:
+    """Whether a node's outputs are its inputs' integers; padding in front of a layer is the layer's own."""
+    if operators.pads_with_zero(node):
+        return any(user.target in operators.ADDITIONS | operators.CONCATENATIONS for user in node.users)
+    return node.target in operators.VALUE_PRESERVING | operators.CONCATENATIONS
+
+
+def _added_to(additions: Iterable[Node], convolutions: set[Node]) -> dict[Node, Node]:
+    """By addition, the convolution whose kernel computes it: the first operand that nothing else reads.
+
+    The kernel writes over the other operand, so a convolution of that operand itself cannot be it.
+    """
+    found = {}
+    for node in additions:
+        operands = node.all_input_nodes
+        alone = [x for x in operands if x in convolutions and len(x.users) == 1 and x.args[0] not in operands]
+        if alone and node.target in operators.ADDITIONS:
+            found[node] = alone[0]
+    return found
 
 
 def _adds_bias_in_integers(layer: Node) -> bool:

@@ -21,10 +21,17 @@ with quiet("torchao", "torch.utils._pytree", categories=()):
 ANNOTATION_KEY = "quantization_annotation"
 # Registered by the imports above.
 DEQUANTIZE_PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
+# With a scale and a zero point that the graph computes.
+CHOOSE_PARAMETERS = torch.ops.quantized_decomposed.choose_qparams.tensor
+QUANTIZE_DYNAMIC = torch.ops.quantized_decomposed.quantize_per_tensor.tensor
+DEQUANTIZE_DYNAMIC = torch.ops.quantized_decomposed.dequantize_per_tensor.tensor
 
 __all__ = [
     "ANNOTATION_KEY",
+    "CHOOSE_PARAMETERS",
+    "DEQUANTIZE_DYNAMIC",
     "DEQUANTIZE_PER_CHANNEL",
+    "QUANTIZE_DYNAMIC",
     "DerivedObserverOrFakeQuantize",
     "DerivedQuantizationSpec",
     "ObserverBase",

@@ -28,6 +28,7 @@ from hasten.errors import HastenError
 from hasten.graph.capture import has_dynamic_batch
 from hasten.graph.shapes import trace_shapes
 from hasten.graph.storage import load_graph, save_graph
+from hasten.quantization.dynamic import check_dynamic
 from hasten.recipe import Target, make_target, name_of, options_of
 from hasten.task import Inputs, Task, calibration_inputs
 
@@ -61,6 +62,7 @@ class Compiler:
             CompileFailed: The compiler crashed, hung, ran out of memory, or raised an error of its own.
             HastenError: What the target raised.
         """
+        check_dynamic(graph, target)
         handover = self._folder / "handover"
         shutil.rmtree(handover, ignore_errors=True)
         handover.mkdir(parents=True)

@@ -93,6 +93,8 @@ def with_more_effort(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Rec
     recipes = [against_data] if lost else []
     if "aten.layer_norm.default" in operators:  # outliers behind layer norms
         recipes.append(replace(against_data, steps=(make_technique("smooth_quant"), *against_data.steps)))
+        if getattr(recipe.target, "dynamic_activations", False):
+            recipes.append(replace(recipe, steps=tuple(map(_with_dynamic_activations, recipe.steps))))
     if lost and any(map(_is_depthwise, graph.graph.nodes)):  # channels of unlike range in one tensor
         recipes.append(replace(recipe, steps=(make_technique("equalize_layers"), *recipe.steps)))
     return recipes
@@ -103,6 +105,13 @@ def rounded_against_data(step: Technique) -> Technique:
     if name_of(step) != "quantize":
         return step
     return make_technique("quantize", options_of(step) | {"rounding": "gptq"})
+
+
+def _with_dynamic_activations(step: Technique) -> Technique:
+    """`quantize` with ranges of each tensor as it comes in place of calibrated ones; others as they are."""
+    if name_of(step) != "quantize":
+        return step
+    return make_technique("quantize", options_of(step) | {"activations": "int8_dynamic"})
 
 
 def _here(part: type[Target], limits: Mapping[str, float] | None) -> list[Target]:

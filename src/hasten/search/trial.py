@@ -109,12 +109,3 @@ def merit_text(merit: float, budget: Budget) -> str:
     if not budget.limits:
         return f"{merit:.2f}x"
     return f"{1 / merit:.0%} of the limit" if merit > 0 else "beyond every limit"
-
-
-def front(trials: list[Trial]) -> list[Trial]:
-    """The measured trials that no other beats in both latency ratio and score, fastest first."""
-    kept: list[Trial] = []
-    for trial in sorted((t for t in trials if t.latency), key=lambda t: (-t.ratio, -t.score)):
-        if not kept or trial.score > kept[-1].score:
-            kept.append(trial)
-    return kept

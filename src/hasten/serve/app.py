@@ -4,19 +4,20 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
+
 from hasten import __version__
 from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
-from hasten.serve.metrics import CONTENT_TYPE, render
-from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel
+from hasten.serve.models import Model, Overloaded, Repository, TooSlow, UnknownModel
 from hasten.serve.openapi import document, page
 from hasten.serve.page import PAGE
-from hasten.serve.tensors import Regions, decode_request, encode_response
+from hasten.serve.tensors import InferRequest, Regions, decode_request, encode_response
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -49,12 +50,15 @@ class App:
         repository: The models.
         api_key: If set, every request except health checks must carry it: `Authorization: Bearer KEY` or `X-API-Key`.
         regions: Shared memory.
+
+    Attributes:
+        draining: Set when the server is about to end: it says it is not ready any more.
     """
 
     def __init__(self, repository: Repository, *, api_key: str | None = None, regions: Regions | None = None) -> None:
-        self._repository = repository
+        self.repository = repository
         self._key = api_key.encode() if api_key else None
-        self._regions = regions or Regions(allowed=False)
+        self.regions = regions or Regions(allowed=False)
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +68,7 @@ class App:
         try:
             answer = await self._respond(scope, receive)
         except Exception as error:
-            answer = _failure(error)
+            answer = failure(error)
         length = str(len(answer.body)).encode()
         headers = [(b"content-type", answer.kind), (b"content-length", length), *answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -75,55 +79,60 @@ class App:
         headers = dict(scope["headers"])
         if parts[:2] == ["v2", "health"]:
             return self._health(parts[2:])
-        if self._key is not None and not self._authorised(headers):
+        if not self.authorises(scope["headers"]):
             return Answer(
-                _error("The request must carry the API key."), 401, headers=((b"www-authenticate", b"Bearer"),)
+                error_body("The request must carry the API key."), 401, headers=((b"www-authenticate", b"Bearer"),)
             )
         if scope["method"] == "POST":
             return await self._post(parts, headers, receive)
         if scope["method"] in ("GET", "HEAD"):
             return self._get(parts)
-        return Answer(_error("The method must be GET or POST."), 405)
+        return Answer(error_body("The method must be GET or POST."), 405)
 
-    def _authorised(self, headers: dict[bytes, bytes]) -> bool:
-        assert self._key is not None
+    def authorises(self, pairs: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request with these headers may do anything: it carries the key, or there is none."""
+        if self._key is None:
+            return True
+        headers = dict(pairs)
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         return hmac.compare_digest(given, self._key)
 
     def _health(self, parts: list[str]) -> Answer:
-        ready = bool(self._repository.models()) and not self.draining
+        ready = bool(self.repository.models()) and not self.draining
         if parts == ["live"] or (parts == ["ready"] and ready):
             return Answer()
-        return Answer(_error("not ready"), 503) if parts == ["ready"] else _not_found()
+        return Answer(error_body("not ready"), 503) if parts == ["ready"] else _not_found()
 
     def _get(self, parts: list[str]) -> Answer:
         if parts == [""]:
             return Answer(PAGE, kind=b"text/html; charset=utf-8")
         if parts == ["metrics"]:
-            return Answer(render(self._repository), kind=CONTENT_TYPE)
+            from hasten.serve.metrics import CONTENT_TYPE, render  # its library takes a while to import
+
+            return Answer(render(self.repository), kind=CONTENT_TYPE)
         if parts == ["openapi.json"]:
-            return _json(document(self._repository))
+            return _json(document(self.repository))
         if parts == ["docs"]:
-            return Answer(page(document(self._repository)), kind=b"text/html; charset=utf-8")
+            return Answer(page(document(self.repository)), kind=b"text/html; charset=utf-8")
         if parts == ["status.json"]:
-            return _json(status(self._repository))
+            return _json(status(self.repository))
         if parts == ["v2"]:
             return _json({"name": "hasten", "version": __version__, "extensions": EXTENSIONS})
         if parts == ["v2", "models", "stats"]:
-            return _json({"model_stats": [model.triton_statistics() for model in self._repository.models()]})
+            return _json({"model_stats": [model.triton_statistics() for model in self.repository.models()]})
         if parts[:2] == ["v2", "models"] and len(parts) >= 3:
             return self._model(parts[2], parts[3:])
         if parts[:2] == ["v2", "systemsharedmemory"] and parts[-1] == "status":
-            return _json(self._regions.status(parts[3] if len(parts) == 5 else None))
+            return _json(self.regions.status(parts[3] if len(parts) == 5 else None))
         return _not_found()
 
     def _model(self, name: str, rest: list[str]) -> Answer:
         version = ""
         if rest[:1] == ["versions"] and len(rest) >= 2:
             version, rest = rest[1], rest[2:]
-        model = self._repository.get(name, version)
+        model = self.repository.get(name, version)
         if not rest:
-            return _json(model.metadata(self._repository.versions(name)))
+            return _json(model.metadata(self.repository.versions(name)))
         if rest == ["ready"]:
             return Answer()
         if rest == ["config"]:
@@ -136,22 +145,22 @@ class App:
         try:
             body = await self._body(headers, receive)
         except _TooLarge:
-            limit = self._repository.limits.body_bytes
+            limit = self.repository.limits.body_bytes
             return Answer(
-                _error(f"The body must have at most {limit} bytes."), 413, headers=((b"connection", b"close"),)
+                error_body(f"The body must have at most {limit} bytes."), 413, headers=((b"connection", b"close"),)
             )
         except TimeoutError:
-            return Answer(_error("The body must arrive in time."), 408, headers=((b"connection", b"close"),))
+            return Answer(error_body("The body must arrive in time."), 408, headers=((b"connection", b"close"),))
         if parts[:2] == ["v2", "models"] and parts[-1] == "infer" and len(parts) in (4, 6):
             return await self._infer(parts[2], parts[4] if len(parts) == 6 else "", headers, body)
         if parts == ["v2", "repository", "index"]:
-            return _json(self._repository.index())
+            return _json(self.repository.index())
         if parts[:3] == ["v2", "repository", "models"] and len(parts) == 5:
             if parts[4] == "load":
-                await self._repository.load(parts[3])
+                await self.repository.load(parts[3])
                 return Answer()
             if parts[4] == "unload":
-                await self._repository.unload(parts[3])
+                await self.repository.unload(parts[3])
                 return Answer()
         if parts[:2] == ["v2", "systemsharedmemory"]:
             return self._shared_memory(parts[2:], body)
@@ -159,25 +168,29 @@ class App:
 
     async def _infer(self, name: str, version: str, headers: dict[bytes, bytes], body: bytes) -> Answer:
         if b"content-encoding" in headers:
-            return Answer(_error("The body must not be compressed."), 415)
-        model = self._repository.get(name, version)
+            return Answer(error_body("The body must not be compressed."), 415)
+        model = self.repository.get(name, version)
         given = headers.get(b"inference-header-content-length")
         if given is not None and not given.isdigit():
             raise InvalidInput("Inference-Header-Content-Length must be a number.")
-        request = decode_request(body, None if given is None else int(given), self._regions)
+        request = decode_request(body, None if given is None else int(given), self.regions)
         outputs = await model.infer(request.inputs)
-        data, json_size = encode_response(request, name, model.entry.version, outputs, self._regions)
+        return self.inferred(model, request, outputs)
+
+    def inferred(self, model: Model, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Answer:
+        """The answer to an inference request."""
+        data, json_size = encode_response(request, model.entry.name, model.entry.version, outputs, self.regions)
         if json_size is None:
             return Answer(data)
-        extra = ((b"inference-header-content-length", str(json_size).encode()),)
+        extra = ((b"inference-header-content-length", b"%d" % json_size),)
         return Answer(data, kind=b"application/octet-stream", headers=extra)
 
     def _shared_memory(self, parts: list[str], body: bytes) -> Answer:
         if parts == ["unregister"]:
-            self._regions.unregister(None)
+            self.regions.unregister(None)
             return Answer()
         if len(parts) == 3 and parts[0] == "region" and parts[2] == "unregister":
-            self._regions.unregister(parts[1])
+            self.regions.unregister(parts[1])
             return Answer()
         if len(parts) == 3 and parts[0] == "region" and parts[2] == "register":
             try:
@@ -186,18 +199,18 @@ class App:
                 given = None
             if not isinstance(given, dict):
                 raise InvalidInput("The request must be JSON with `key`, `offset` and `byte_size`.")
-            self._regions.register(parts[1], given.get("key"), given.get("offset", 0), given.get("byte_size"))
+            self.regions.register(parts[1], given.get("key"), given.get("offset", 0), given.get("byte_size"))
             return Answer()
         return _not_found()
 
     async def _drop(self, receive: Receive) -> None:
         """Read a body that is a little too large to its end: a client still sending would not hear the refusal."""
-        async with asyncio.timeout(self._repository.limits.receive_s):
+        async with asyncio.timeout(self.repository.limits.receive_s):
             while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
                 pass
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limits = self._repository.limits
+        limits = self.repository.limits
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limits.body_bytes:
             if int(declared) <= _DRAINED * limits.body_bytes:
@@ -234,23 +247,25 @@ def status(repository: Repository) -> dict[str, Any]:
     }
 
 
-def _failure(error: Exception) -> Answer:
+def failure(error: BaseException) -> Answer:
+    """The answer to a request that failed."""
     if isinstance(error, Overloaded):
         retry = ((b"retry-after", str(error.retry_after_s).encode()),)
-        return Answer(_error(str(error)), 503, headers=retry)
+        return Answer(error_body(str(error)), 503, headers=retry)
     if isinstance(error, UnknownModel):
-        return Answer(_error(str(error)), 404)
+        return Answer(error_body(str(error)), 404)
     if isinstance(error, InvalidInput):
-        return Answer(_error(str(error)), 400)
+        return Answer(error_body(str(error)), 400)
     if isinstance(error, TooSlow):
-        return Answer(_error(str(error)), 504)
+        return Answer(error_body(str(error)), 504)
     if isinstance(error, DeviceFailed):
-        return Answer(_error(str(error)), 503, headers=((b"retry-after", b"1"),))
+        return Answer(error_body(str(error)), 503, headers=((b"retry-after", b"1"),))
     _LOG.error("request failed", exc_info=error)
-    return Answer(_error("The model failed; the server's log says why."), 500)
+    return Answer(error_body("The model failed; the server's log says why."), 500)
 
 
-def _error(message: str) -> bytes:
+def error_body(message: str) -> bytes:
+    """The JSON of an error."""
     return json.dumps({"error": message}).encode()
 
 
@@ -259,4 +274,4 @@ def _json(value: Any) -> Answer:
 
 
 def _not_found() -> Answer:
-    return Answer(_error("There is nothing at this path."), 404)
+    return Answer(error_body("There is nothing at this path."), 404)

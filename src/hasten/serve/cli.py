@@ -29,6 +29,7 @@ def serve_command(
     replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
     processes: Annotated[bool, typer.Option("--processes", help="Every replica in a process of its own.")] = False,
+    pinned: Annotated[bool, typer.Option(help="Every replica keeps to cores of its own.")] = True,
     api_key_file: Annotated[Path | None, typer.Option(help="File with the API key; or set HASTEN_API_KEY.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM certificate chain for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM private key for TLS.")] = None,
@@ -57,7 +58,7 @@ def serve_command(
         shared_memory=shared_memory,
         drain_s=drain_s,
         limits=limits,
-        engine={"replicas": replicas, "threads": threads, "processes": processes},
+        engine={"replicas": replicas, "threads": threads, "processes": processes, "pinned": pinned},
     )
 
     def ready(http: str, rpc: str | None) -> None:

@@ -1,11 +1,11 @@
 """The models that are served, by name and version: admission, answers, counters, reloading without a lost request."""
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from hasten.engine.engine import Engine
 from hasten.engine.request import checked_inputs
 from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.serve.tensors import datatype_of
+from hasten.serve.waiting import Call, TooLate, Waiting
+
+# Part of the bound that goes by before a request is seen and after it is answered: sockets, the event loop's turn.
+_ON_THE_WAY = 0.07
 
 
 class UnknownModel(InvalidInput):
@@ -86,11 +90,10 @@ class Model:
     engine: Engine
     limits: ServeLimits
     counters: Counters = field(default_factory=Counters)
+    _waiting: Waiting | None = None
 
-    @property
-    def output_names(self) -> list[str]:
-        """`output_0`, `output_1`, ..."""
-        return [f"output_{i}" for i in range(len(self.engine.outputs))]
+    def __post_init__(self) -> None:
+        self._output_names = [f"output_{i}" for i in range(len(self.engine.outputs))]
 
     async def infer(self, named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer one request.
@@ -100,12 +103,9 @@ class Model:
             Overloaded: The answer would come after the bound, or too much is waiting.
             TooSlow: No answer within the time limit.
         """
-        inputs = self._ordered(named)
-        self._admit(len(inputs[0]))
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[np.ndarray, ...]] = loop.create_future()
+        future: asyncio.Future[dict[str, np.ndarray]] = asyncio.get_running_loop().create_future()
 
-        def settle(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
+        def tell(outputs: dict[str, np.ndarray] | None, error: BaseException | None) -> None:
             if future.done():
                 return
             if error is not None:
@@ -113,34 +113,66 @@ class Model:
             elif outputs is not None:
                 future.set_result(outputs)
 
-        start = time.perf_counter()
-
-        def done(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
-                loop.call_soon_threadsafe(settle, outputs, error)
-
-        work = self.engine.start(inputs, done)
-        timer = loop.call_later(
-            self.limits.timeout_s, settle, None, TooSlow(f"No answer in {self.limits.timeout_s:g} s.")
-        )
+        call = self.start(named, tell)
         try:
-            outputs = await future
+            return await future
+        except asyncio.CancelledError:
+            self.drop(call)  # the client went away
+            raise
+
+    def start(
+        self,
+        named: Mapping[str, np.ndarray],
+        tell: Callable[[dict[str, np.ndarray] | None, BaseException | None], None],
+    ) -> Call:
+        """Take one request; `tell(outputs, error)` is called once, later, in this event loop, unless it is dropped.
+
+        Raises:
+            InvalidInput: The inputs do not fit.
+            Overloaded: The answer would come after the bound, or too much is waiting.
+        """
+        inputs = self._ordered(named)
+        rows = len(inputs[0])
+        self._admit(rows)
+        waiting, start = self._here(), time.perf_counter()
+
+        def settle(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
+            if outputs is None:
+                self.counters.failed += 1
+                late = isinstance(error, TooLate)
+                tell(None, TooSlow(f"No answer in {self.limits.timeout_s:g} s.") if late else error)
+                return
+            counters, now = self.counters, time.perf_counter()
+            counters.success += 1
+            counters.rows += rows
+            counters.success_s += now - start
+            counters.last_unix_ms = int(time.time() * 1e3)
+            tell(dict(zip(self._output_names, outputs, strict=True)), None)
+
+        call = waiting.open(settle)
+        try:
+            call.work = self.engine.start(inputs, partial(waiting.answered, call))
         except BaseException:
-            # Also when the client went away: nobody waits for these rows any more.
-            work.cancelled = True
+            waiting.drop(call)
             self.counters.failed += 1
             raise
-        finally:
-            timer.cancel()
-        counters = self.counters
-        counters.success += 1
-        counters.rows += len(inputs[0])
-        counters.success_s += time.perf_counter() - start
-        counters.last_unix_ms = int(time.time() * 1e3)
-        return dict(zip(self.output_names, outputs, strict=True))
+        return call
+
+    def drop(self, call: Call) -> None:
+        """Nobody waits for this request any more."""
+        if self._here().drop(call):
+            self.counters.failed += 1
+
+    def _here(self) -> Waiting:
+        """Where requests of this event loop wait."""
+        if self._waiting is None:
+            self._waiting = Waiting(asyncio.get_running_loop(), self.limits.timeout_s)
+        return self._waiting
 
     def _ordered(self, named: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         specs = self.engine.inputs
+        if len(specs) == 1 and len(named) == 1 and specs[0]["name"] in named:
+            return checked_inputs(list(named.values()), specs)
         for name in named:
             if all(name != spec["name"] for spec in specs):
                 raise unknown("input", name, [spec["name"] for spec in specs])
@@ -158,7 +190,7 @@ class Model:
             raise Overloaded(f"At most {self.limits.queue_rows} rows may wait, and {waiting} do.", 1)
         if self.limits.bound_s is None:
             return
-        if not self.engine.admits(rows, self.limits.bound_s):
+        if not self.engine.admits(rows, (1 - _ON_THE_WAY) * self.limits.bound_s):
             self.counters.rejected += 1
             latency = self.engine.predicted_latency_s(rows)
             raise Overloaded(
@@ -179,7 +211,7 @@ class Model:
             ],
             "outputs": [
                 {"name": name, "datatype": datatype_of(y["dtype"]), "shape": _sizes(y["shape"])}
-                for name, y in zip(self.output_names, self.engine.outputs, strict=True)
+                for name, y in zip(self._output_names, self.engine.outputs, strict=True)
             ],
         }
 

@@ -1,6 +1,7 @@
 """One server process: HTTP on uvicorn, gRPC on grpc.aio, one event loop, one set of models; ends gracefully."""
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -89,11 +90,13 @@ def serve(entries: Sequence[Entry], options: ServeOptions, ready: Callable[[str,
         InvalidInput: A library is missing, an artifact cannot be loaded, or the port is taken.
     """
     try:
+        import httptools  # noqa: F401
         import uvicorn
     except ImportError:
         raise InvalidInput("Serving needs: pip install 'hasten[serve]'") from None
     repository = Repository(entries, options.limits, options.engine)
     repository.open()
+    _relax_collector()
     # uvicorn ends gracefully on a signal and then raises it again for whoever handled it before: ignored here.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -102,6 +105,13 @@ def serve(entries: Sequence[Entry], options: ServeOptions, ready: Callable[[str,
             runner.run(_serve(uvicorn, repository, options, ready))
     finally:
         repository.close()
+
+
+def _relax_collector() -> None:
+    """What is loaded stays, and requests leave no cycles: look for garbage seldom, and not among what is loaded."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -117,6 +127,7 @@ async def _serve(
     uvicorn: Any, repository: Repository, options: ServeOptions, ready: Callable[[str, str | None], None]
 ) -> None:
     from hasten.serve.app import App
+    from hasten.serve.direct import DirectProtocol
     from hasten.serve.tensors import Regions
 
     regions = Regions(options.shared_memory)
@@ -127,6 +138,9 @@ async def _serve(
         port=options.port,
         ssl_certfile=options.certificate,
         ssl_keyfile=options.key,
+        http=DirectProtocol,
+        ws="none",
+        proxy_headers=False,
         interface="asgi3",
         lifespan="off",
         access_log=False,

@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ DATATYPES = {
     "FP64": np.dtype(np.float64),
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_KEPT_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,21 @@ def datatype_of(dtype: Any) -> str:
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes) -> np.ndarray:
     """A view of little-endian raw bytes as an array; raises `InvalidInput` if they do not fit."""
+    dtype, _ = _sized(name, datatype, shape, len(data))
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _sized(name: str, datatype: str, shape: Sequence[int], given: int) -> tuple[np.dtype, int]:
+    """The dtype and the number of values; raises `InvalidInput` unless they take `given` bytes."""
     dtype = _dtype(name, datatype)
     _check_shape(name, shape)
-    size = math.prod(shape) * dtype.itemsize
-    if len(data) != size:
+    count = math.prod(shape)
+    if given != count * dtype.itemsize:
         raise InvalidInput(
-            f"Input {name!r} of shape {list(shape)} and {datatype} must have {size} bytes, but has {len(data)}."
+            f"Input {name!r} of shape {list(shape)} and {datatype} must have {count * dtype.itemsize} bytes, "
+            f"but has {given}."
         )
-    return np.frombuffer(data, dtype).reshape(shape)
+    return dtype, count
 
 
 def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> np.ndarray:
@@ -91,6 +100,28 @@ def _check_shape(name: str, shape: Any) -> None:
         raise InvalidInput(f"`shape` of input {name!r} must be a list of sizes, but got {shape!r:.100}.")
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """An input as the JSON of a request describes it; `binary` is (dtype, values, bytes) where the values follow it."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Mapping[str, Any]
+    values: Any
+    binary: tuple[np.dtype, int, int] | None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What the JSON of a request says."""
+
+    id: str
+    tensors: tuple[_Tensor, ...]
+    wanted: tuple[Wanted, ...]
+    binary: bool
+
+
 def decode_request(body: bytes, json_size: int | None, regions: "Regions") -> InferRequest:
     """Decode the body of a REST request.
 
@@ -105,34 +136,59 @@ def decode_request(body: bytes, json_size: int | None, regions: "Regions") -> In
     size = len(body) if json_size is None else json_size
     if not 0 < size <= len(body):
         raise InvalidInput(f"Inference-Header-Content-Length must be between 1 and {len(body)}, but is {size}.")
+    # A client that sends its tensors in binary sends the same JSON again and again.
+    head = _same_head(body[:size]) if size < len(body) and size <= _KEPT_BYTES else _head(body[:size])
+    at = size
+    inputs: dict[str, np.ndarray] = {}
+    for x in head.tensors:
+        if "shared_memory_region" in x.parameters:
+            inputs[x.name] = from_bytes(x.name, x.datatype, x.shape, regions.read(x.parameters))
+        elif x.binary is not None:
+            dtype, count, length = x.binary
+            if length > len(body) - at:
+                raise InvalidInput(f"`binary_data_size` of {x.name!r} must fit the body, but is {length}.")
+            flat = np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
+            inputs[x.name] = flat.reshape(x.shape)
+            at += length
+        else:
+            inputs[x.name] = from_values(x.name, x.datatype, x.shape, x.values)
+    if at != len(body):
+        raise InvalidInput(f"The body must end with the last tensor, but {len(body) - at} bytes follow it.")
+    return InferRequest(head.id, inputs, head.wanted, head.binary)
+
+
+def _head(data: bytes) -> _Head:
     try:
-        document = json.loads(body[:size])
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The request must be JSON, but: {error}") from error
     listed = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(_is_tensor(x) for x in listed):
         raise InvalidInput("The request must have `inputs`, each with `name`, `datatype` and `shape`.")
-    raw, at = memoryview(body), size
-    inputs: dict[str, np.ndarray] = {}
-    for x in listed:
-        parameters = _mapping(x, "parameters")
-        name, datatype, shape = x["name"], x["datatype"], x["shape"]
-        length = parameters.get("binary_data_size")
-        if "shared_memory_region" in parameters:
-            inputs[name] = from_bytes(name, datatype, shape, regions.read(parameters))
-        elif length is not None:
-            if type(length) is not int or not 0 <= length <= len(body) - at:
-                raise InvalidInput(f"`binary_data_size` of {name!r} must fit the body, but is {length!r:.50}.")
-            inputs[name] = from_bytes(name, datatype, shape, raw[at : at + length])
-            at += length
-        else:
-            inputs[name] = from_values(name, datatype, shape, x.get("data"))
-    if at != len(body):
-        raise InvalidInput(f"The body must end with the last tensor, but {len(body) - at} bytes follow it.")
     parameters = _mapping(document, "parameters")
     binary = parameters.get("binary_data_output") is True
     identity = document.get("id", "")
-    return InferRequest(identity if isinstance(identity, str) else "", inputs, _wanted(document, binary), binary)
+    return _Head(
+        identity if isinstance(identity, str) else "",
+        tuple(map(_tensor, listed)),
+        _wanted(document, binary),
+        binary,
+    )
+
+
+_same_head = lru_cache(maxsize=256)(_head)
+
+
+def _tensor(x: Mapping[str, Any]) -> _Tensor:
+    parameters = _mapping(x, "parameters")
+    name, datatype, shape, length = x["name"], x["datatype"], x["shape"], parameters.get("binary_data_size")
+    binary = None
+    if length is not None and "shared_memory_region" not in parameters:
+        if type(length) is not int or length < 0:
+            raise InvalidInput(f"`binary_data_size` of {name!r} must fit the body, but is {length!r:.50}.")
+        dtype, count = _sized(name, datatype, shape, length)
+        binary = (dtype, count, length)
+    return _Tensor(name, datatype, shape, parameters, x.get("data"), binary)
 
 
 def _is_tensor(x: Any) -> bool:
@@ -176,27 +232,42 @@ def encode_response(
     request: InferRequest, model: str, version: str, outputs: Mapping[str, np.ndarray], regions: "Regions"
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the size of its JSON if binary tensors follow it."""
-    listed, blobs = [], []
+    listed: list[str] = []
+    blobs: list[bytes] = []
     for x, y in chosen(outputs, request.wanted, request.binary):
-        entry: dict[str, Any] = {"name": x.name, "datatype": datatype_of(y.dtype), "shape": list(y.shape)}
-        if x.region is not None:
-            regions.write(x.region, y)
-            entry["parameters"] = {
-                key: x.region[key]
-                for key in ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
-                if key in x.region
-            }
-        elif x.binary:
-            blobs.append(np.ascontiguousarray(y).tobytes())
-            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
+        if x.region is None and x.binary:
+            blobs.append(y.tobytes())
+            listed.append(_binary_entry(x.name, y.dtype, y.shape))
         else:
-            entry["data"] = y.ravel().tolist()
-        listed.append(entry)
-    document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": listed}
-    if request.id:
-        document["id"] = request.id
-    head = json.dumps(document, separators=(",", ":")).encode()
+            listed.append(_entry(x, y, regions))
+    identity = f',"id":{json.dumps(request.id)}' if request.id else ""
+    named = f'"model_name":{json.dumps(model)},"model_version":{json.dumps(version)}'
+    head = f'{{{named},"outputs":[{",".join(listed)}]{identity}}}'.encode()
     return (b"".join([head, *blobs]), len(head)) if blobs else (head, None)
+
+
+@lru_cache(maxsize=256)
+def _binary_entry(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    size = math.prod(shape) * dtype.itemsize
+    return _json(_about(name, dtype, shape) | {"parameters": {"binary_data_size": size}})
+
+
+def _entry(x: Wanted, y: np.ndarray, regions: "Regions") -> str:
+    """An output in shared memory, or one whose values stand in the JSON."""
+    about = _about(x.name, y.dtype, y.shape)
+    if x.region is None:
+        return _json(about | {"data": y.ravel().tolist()})
+    regions.write(x.region, y)
+    keys = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+    return _json(about | {"parameters": {key: x.region[key] for key in keys if key in x.region}})
+
+
+def _about(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype_of(dtype), "shape": list(shape)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 class Regions:

@@ -20,6 +20,8 @@ class Eager:
     """PyTorch without a compiler."""
 
     evidence: ClassVar[str] = "timed"
+    # Linear layers may read activations that are rounded as they come.
+    dynamic_activations: ClassVar[bool] = True
 
     threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
 

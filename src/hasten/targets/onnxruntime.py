@@ -25,6 +25,8 @@ class OnnxRuntime:
     # A loaded program may be called from several threads at once, and then runs in each of them.
     concurrent: ClassVar[bool] = True
     evidence: ClassVar[str] = "timed"
+    # Linear layers may read activations that are rounded as they come.
+    dynamic_activations: ClassVar[bool] = True
     # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
     runs_on_cpu: ClassVar[bool] = True
     # (bits, group) of weights alone that its kernels multiply from memory as they are, as MatMulNBits.

@@ -23,6 +23,8 @@ class OpenVino:
     """OpenVINO's CPU plugin."""
 
     evidence: ClassVar[str] = "timed"
+    # Linear layers may read activations that are rounded as they come.
+    dynamic_activations: ClassVar[bool] = True
     # 8-bit products run on the CPU's own instructions, so `compile` checks that they cannot saturate.
     runs_on_cpu: ClassVar[bool] = True
     # (bits, group) of weights alone that its kernels multiply from memory as they are, as compressed weights.
@@ -54,7 +56,7 @@ class OpenVino:
         with tempfile.TemporaryDirectory() as scratch:
             # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
             # The latter reads an antialiased Resize and leaves the antialiasing out.
-            written = pack_products(resize_by_products(graph))
+            written = pack_products(resize_by_products(graph), rounds_inputs=True)
             write_onnx(written, task.example, Path(scratch) / "model.onnx")
             self.convert(Path(scratch) / "model.onnx", folder)
 

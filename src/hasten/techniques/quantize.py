@@ -1,4 +1,4 @@
-"""Static post-training quantization: weights and activations as integers, ranges from calibration data.
+"""Post-training quantization: weights and activations as integers, ranges from calibration data or as they come.
 
 Source of the scheme: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", sections 2 and 3.
@@ -7,6 +7,7 @@ Integer-Arithmetic-Only Inference", sections 2 and 3.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hasten.errors import InvalidInput
 from hasten.quantization.placement import OBSERVER_NAMES, PLACEMENTS, ROUNDING_NAMES
 from hasten.recipe import Stage, check_options, option
 from hasten.task import calibration_inputs
@@ -24,7 +25,11 @@ class Quantize:
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     weights: Literal["int8"] = option("int8", "integers of the weights", choices=("int8",))
-    activations: Literal["int8"] = option("int8", "integers of the activations", choices=("int8",))
+    activations: Literal["int8", "int8_dynamic"] = option(
+        "int8",
+        "ranges from calibration, or, for linear layers alone, of every tensor as it comes",
+        choices=("int8", "int8_dynamic"),
+    )
     placement: str = option(
         "fuse_clamps", "where quantize/dequantize nodes stand: the target says", choices=tuple(PLACEMENTS)
     )
@@ -40,6 +45,11 @@ class Quantize:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.activations == "int8_dynamic" and not PLACEMENTS[self.placement].dynamic:
+            able = ", ".join(name for name, placement in PLACEMENTS.items() if placement.dynamic)
+            raise InvalidInput(
+                f"`activations` int8_dynamic must come with a placement for it ({able}), but got {self.placement!r}."
+            )
 
     def apply(self, graph: "GraphModule", task: "Task") -> "GraphModule":
         """Return a copy with quantize/dequantize operators, its weights stored as int8.
@@ -47,8 +57,20 @@ class Quantize:
         Raises:
             Unsupported: Nothing in the graph can run on integers.
         """
+        from hasten.quantization.dynamic import quantize_dynamically
         from hasten.quantization.static import Scheme, first_samples, quantize_statically
 
+        batches = first_samples(calibration_inputs(task), self.samples)
+        if self.activations == "int8_dynamic":
+            return quantize_dynamically(
+                graph,
+                task.example,
+                batches,
+                weight_bits=self.weight_bits,
+                keep_float=self.keep_float,
+                rounding=self.rounding,
+                bias_correction=self.bias_correction,
+            )
         scheme = Scheme(
             PLACEMENTS[self.placement],
             self.observer,
@@ -57,5 +79,4 @@ class Quantize:
             self.rounding,
             self.bias_correction,
         )
-        batches = first_samples(calibration_inputs(task), self.samples)
         return quantize_statically(graph, task.example, batches, scheme)
