@@ -33,7 +33,14 @@ class MeanOfParts(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("layers", [(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), (MeanOfParts(),)])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        (MeanOfParts(),),
+        (nn.Upsample(scale_factor=2, mode="bilinear"),),
+    ],
+)
 def test_the_file_is_of_an_operator_set_that_cann_names_and_gives_the_same_numbers(
     layers: tuple[nn.Module, ...], tmp_path: Path
 ) -> None:
@@ -42,6 +49,7 @@ def test_the_file_is_of_an_operator_set_that_cann_names_and_gives_the_same_numbe
     target.compile(capture(task.model, task.example), task, tmp_path)
     model = onnx.load(str(tmp_path / "model.onnx"))
     assert [entry.version for entry in model.opset_import if not entry.domain] == [17]
+    assert model.ir_version == 8
     assert ascend.broken(model) == []
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["checked"]

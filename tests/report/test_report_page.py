@@ -162,3 +162,28 @@ def test_noise_of_rounding_is_measured_layer_by_layer() -> None:
     assert rows[0]["low"] == pytest.approx(float(first.min()), rel=1e-5)
     assert all(20 < row["sqnr_db"] < 60 for row in rows)
     assert rows[0]["held_high"] >= 0.95 * rows[0]["high"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_run_that_was_judged_shows_no_speed(folder: Path) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    journal = folder / "journal.jsonl"
+    begin, *rest = journal.read_text().splitlines()
+    event = json.loads(begin)
+    event["budget"]["limits"] = {"luts": 40000}
+    journal.write_text("\n".join([json.dumps(event), *rest, ""]))
+    for trial in result["trials"][1:]:
+        if not trial["failure"]:
+            trial |= {"latency": None, "judged": {"luts": 1234.0, "cycles": 7.0}, "evidence": "simulated"}
+    result["finals"][0] |= {"latency": None, "throughput": None}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "details.json").unlink()
+    page, said = browse(write_report(folder).as_uri())
+    assert said == []
+    assert "luts 1,234 (limit 40,000), cycles 7" in page
+    assert "Judged, not timed" in page
+    assert "--limit luts=40000" in page
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "x faster" not in shown
+    assert 'id="timeline"' not in shown
+    assert shown.count('data-trial="') == len(result["trials"])

@@ -9,6 +9,8 @@ from typing import Any
 OPSET = 17
 """The newest of ONNX 1.12.0, which CANN 8.0 names."""
 
+_IR_VERSION = 8
+
 # As ONNX spells them; what the list has beside ONNX's own operators is left out, since no exporter writes it.
 _LISTED = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift Cast Ceil Celu Clip
@@ -50,7 +52,14 @@ def lowered(model: Any) -> Any:
         elif node.op_type == "Split":
             # Without sizes, set 17 splits evenly into as many parts as there are outputs.
             _drop(node, "num_outputs")
+        elif node.op_type == "Resize":
+            if _drop(node, "antialias"):
+                raise ValueError(f"Resize must not filter, but {node.name} does")
+            kept = [entry for entry in node.attribute if entry.s != b"stretch"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     main.version = OPSET
+    model.ir_version = min(model.ir_version, _IR_VERSION)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:

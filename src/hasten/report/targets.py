@@ -51,6 +51,8 @@ def _row(name: str, part: type[Target]) -> str:
 
 def _section(name: str, part: type[Target]) -> list[str]:
     lines = [f"## {name}", "", (part.__doc__ or "").strip(), ""]
+    if stated := getattr(part, "judges", {}):
+        lines += [f"States what a search can be limited by: {', '.join(f'`{quantity}`' for quantity in stated)}.", ""]
     for field in dataclasses.fields(part):  # type: ignore[arg-type]
         choices = field.metadata.get("choices")
         among = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices else ""
