@@ -10,6 +10,7 @@ torchdistill comes from its pinned environment (see `hasten_bench`). Data: see `
 """
 
 import argparse
+import ast
 import functools
 import inspect
 import io
@@ -58,24 +59,7 @@ def with_torchdistill(teacher: nn.Module, student: nn.Module, rows: Rows, epochs
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only"},
         "optimizer": {"key": "SGD", "kwargs": {"lr": LR, "momentum": 0.9, "nesterov": True}},
-        "criterion": {
-            "key": "WeightedSumLoss",
-            "kwargs": {
-                "sub_terms": {
-                    "kd": {
-                        "criterion": {
-                            "key": "KDLoss",
-                            "kwargs": {
-                                "student_module_path": ".", "student_module_io": "output",
-                                "teacher_module_path": ".", "teacher_module_io": "output",
-                                "temperature": 4.0, "alpha": 0.5, "reduction": "batchmean",
-                            },
-                        },
-                        "weight": 1.0,
-                    }
-                }
-            },
-        },
+        "criterion": peer.CRITERION,
     }  # fmt: skip
     box = get_distillation_box(teacher, student, {"train": rows}, config, torch.device("cpu"), None, False, 1.0)
     for epoch in range(box.num_epochs):
@@ -109,9 +93,16 @@ class Stamped(Rows):
         return super().__getitem__(index)
 
 
-def length(function: Any) -> dict[str, int]:
-    """Lines of a function as it stands here, and its tokens, for which no layout wins."""
-    source = inspect.getsource(function)
+def written_out(tool: str) -> str:
+    """The source of a tool's function, with what it takes from `peer` written out where it stands."""
+    source = inspect.getsource(peer)
+    named = {ast.unparse(x.targets[0]): x.value for x in ast.parse(source).body if isinstance(x, ast.Assign)}
+    function = inspect.getsource(getattr(TOOLS[tool], "func", TOOLS[tool]))
+    return function.replace("peer.CRITERION", str(ast.get_source_segment(source, named["CRITERION"])))
+
+
+def length(source: str) -> dict[str, int]:
+    """Lines of source as it stands here, and its tokens, for which no layout wins."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     layout = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER)
     return {"lines": len(source.splitlines()), "tokens": sum(token.type not in layout for token in tokens)}
@@ -153,7 +144,7 @@ def main() -> None:
         each = [s for one in entry["runs"].values() for s in one["epoch_s"]]
         later = [s for one in entry["runs"].values() for s in one["epoch_s"][1:]]
         entry["median_epoch_s"], entry["median_later_epoch_s"] = statistics.median(each), statistics.median(later)
-        entry |= length(getattr(TOOLS[tool], "func", TOOLS[tool]))
+        entry |= length(written_out(tool))
     for tool, entry in found.items():
         entry["later_epoch_over_torchdistill"] = (
             entry["median_later_epoch_s"] / found["torchdistill"]["median_later_epoch_s"]

@@ -113,6 +113,8 @@ def _command_text(name: str, command: Any) -> str:
         lines.append("\n".join(about))
     if rows:
         lines.append("\n".join(["| option | default | what it does |", "|---|---|---|", *rows]))
+    if getattr(command, "epilog", None):
+        lines.append("```bash\n" + "\n".join(line.strip() for line in command.epilog.splitlines()[2:]) + "\n```")
     return "\n\n".join(lines)
 
 

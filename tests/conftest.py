@@ -1,7 +1,8 @@
-"""What the tests share: a small trained network on scikit-learn's digits, and small artifacts."""
+"""What the tests share: a small trained network on scikit-learn's digits, small artifacts, a cluster."""
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,22 @@ def artifact(make_artifact: Make) -> Path:
         "w2": generator.normal(size=(8, 3)).astype(np.float32),
     }
     return make_artifact("tiny", nodes, weights, generator.normal(size=(4, 4)).astype(np.float32))
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Three nodes of one core each, the first of them the head; ended afterwards."""
+    ray = pytest.importorskip("ray", reason="the `ray` extra is not installed")
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

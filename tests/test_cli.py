@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hasten.artifact import Artifact
-from hasten.cli import parse_share, parse_size
 from hasten.errors import InvalidInput
+from hasten.quantities import parse_share, parse_size
 from onnx_weights import weights_of
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,7 @@
 """The pages agree with the code: nothing is missing, and what they name exists. docs/conftest.py runs their blocks."""
 
 import ast
+import functools
 import re
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import hasten
 from hasten.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -70,26 +72,58 @@ def test_named_commands_and_options_exist(path: Path) -> None:
         assert named <= known | {"--help"}, f"no such option: {line}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=_name)
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(
+    digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = _blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    # One runtime instead of all that are here, and no training: what is tried does not matter to the lines.
+    monkeypatch.setattr(hasten, "run", functools.partial(hasten.run, targets=["onnxruntime"]))
+    monkeypatch.setattr(hasten, "Budget", functools.partial(hasten.Budget, training=False))
+    task = digits_task
+    names = {"net": task.model, "x": task.example[0], "loader": task.holdout, "train_loader": task.train}
+    namespace: dict[str, Any] = {"hasten": hasten, **names}
+    exec(code, namespace)
+    assert namespace["outputs"][0].shape == (len(task.example[0]), 10)
+    assert (tmp_path / "mine.hasten" / "certificate.json").exists()
+
+
+@pytest.mark.parametrize("path", [*PAGES, *READMES], ids=_name)
 def test_named_files_exist(path: Path) -> None:
     text = path.read_text()
     for link in re.findall(r"\]\(([^)#\s]+)", text):
-        if not link.startswith(("http://", "https://")):
+        # Written by `make bench-report`.
+        if not link.startswith(("http://", "https://")) and not link.endswith("benchmarks.md"):
             assert (path.parent / link).exists(), f"{_name(path)} links to {link}"
     for name in re.findall(r"`((?:src|examples|docs|benchmarks)/[\w./-]+\.\w+)`", text):
-        assert (ROOT / name).exists(), f"{_name(path)} names {name}"
+        assert "NAME" in name or (ROOT / name).exists(), f"{_name(path)} names {name}"
 
 
-@pytest.mark.parametrize("name", TRANSLATED)
-def test_translations_have_the_same_code_and_sections(name: str) -> None:
-    english, chinese = DOCS / name, DOCS / "zh" / name
+def _links(path: Path) -> set[str]:
+    """What a page or its translation leads to, but for the other language."""
+    found = re.findall(r"\]\(([^)\s]+)", path.read_text())
+    pages = {link if "://" in link else (path.parent / link).resolve().relative_to(ROOT).as_posix() for link in found}
+    return {page.replace("docs/zh/", "docs/") for page in pages} - {"README.md", "README.zh-CN.md", _name(path)}
 
-    def code(path: Path) -> list[list[str]]:
-        return [[line.split("#")[0].rstrip() for line in block.splitlines()] for block in _blocks(path, "python")]
 
-    assert code(english) == code(chinese)
-    assert _blocks(english, "text") == _blocks(chinese, "text")
-    assert english.read_text().count("\n## ") == chinese.read_text().count("\n## ")
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [(DOCS / name, DOCS / "zh" / name) for name in TRANSLATED] + [(ROOT / "README.md", ROOT / "README.zh-CN.md")],
+    ids=[*TRANSLATED, "README.md"],
+)
+def test_translations_say_the_same(english: Path, chinese: Path) -> None:
+    def code(path: Path, language: str) -> list[list[str]]:
+        return [[line.split("#")[0].rstrip() for line in block.splitlines()] for block in _blocks(path, language)]
+
+    for language in ("python", "bash", "text", ""):
+        assert code(english, language) == code(chinese, language)
+    for mark in ("\n## ", "\n- ", "\n| ", "\n!["):
+        assert english.read_text().count(mark) == chinese.read_text().count(mark), f"{mark!r} differs in number"
+    numbers = [set(re.findall(r"\d[\d.%]*\d", path.read_text())) for path in (english, chinese)]
+    assert numbers[0] == numbers[1]
+    own = english.relative_to(ROOT).as_posix()
+    assert _links(english) - {own} == _links(chinese) - {own}
 
 
 def test_explained_messages_are_those_of_the_source() -> None:

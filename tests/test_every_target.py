@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hasten import judged
 from hasten.errors import HastenError, Unsupported
 from hasten.graph.capture import as_tuple, capture
 from hasten.recipe import Recipe, Target, make_target, options_of, targets
+from hasten.search.limits import judges
 from hasten.task import Task
 
 TARGETS = targets()
-_ABOUT = {"bf16": 0.02, "fp32": 1e-4, "int8": 0.05}
+_ABOUT = {"bf16": 0.02, "fp16": 0.005, "fp32": 1e-4, "int8": 0.05}
 
 
 class Net(nn.Module):
@@ -47,6 +49,12 @@ def usable(name: str) -> Target:
 @pytest.mark.parametrize("name", TARGETS)
 def test_says_what_its_measurements_are(name: str) -> None:
     assert TARGETS[name].evidence in ("timed", "simulated", "estimated")
+    stated = judges(TARGETS[name])
+    # What is timed is compared by time; of what is not, a search needs something else to go by.
+    assert not stated or TARGETS[name].evidence != "timed"
+    assert set(stated) <= set(judged.QUANTITIES)
+    for options in stated.values():
+        make_target(name, options)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -79,6 +87,7 @@ def test_what_is_compiled_agrees_with_the_graph(name: str, tmp_path: Path) -> No
             raise
         pytest.skip(f"{name} takes quantized graphs alone")
     assert any(tmp_path.iterdir())
+    assert set(judged.read(tmp_path)) <= set(judges(target))
     found = target.load(tmp_path)(*(x.numpy() for x in made.example))
     assert len(found) == len(expected)
     tolerance = _ABOUT[getattr(target, "precision", "fp32")]

@@ -1,6 +1,7 @@
 """The rooms of the house: who may import whom, and how large a file may grow."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,15 @@ TORCH_FREE = {
 }
 LONGEST_FILE = 420  # "about 400"
 LONGEST_FUNCTION = 50  # without its docstring
+LONGEST_REPEAT = 5  # lines in a row, without blanks, comments, imports and lone punctuation
+# Runs that are repeated for a reason, by the files they stand in.
+REPEATED = {
+    ("graph.aten.neural", "graph.aten.neural"): "the arguments of ATen's two convolutions",
+    ("graph.aten.neural", "stacks._jax"): "XLA has a convolution of its own, with ATen's arguments",
+    ("gpu.products", "gpu.products"): "an operator that `torch.library` reads the signature of, and its reference",
+    ("gpu.kernels", "gpu.kernels"): "the arguments of a Triton kernel and of its launch",
+    ("engine.chain", "engine.engine"): "a chain of engines is a context manager as an engine is",
+}
 
 
 def _module(path: Path) -> str:
@@ -94,3 +104,26 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
             length = (node.end_lineno or 0) - first.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+def _told(path: Path) -> list[tuple[int, str]]:
+    """Lines that say something, with their numbers."""
+    lines = ((number, line.strip()) for number, line in enumerate(path.read_text().splitlines(), 1))
+    thin = re.compile(r"(#|import |from |\W*$)")
+    return [(number, line) for number, line in lines if not thin.match(line)]
+
+
+def test_no_run_of_lines_is_repeated() -> None:
+    seen: dict[tuple[str, ...], tuple[str, int]] = {}
+    repeated: dict[tuple[str, str], str] = {}
+    for path in FILES:
+        told = _told(path)
+        for start in range(len(told) - LONGEST_REPEAT):
+            run = told[start : start + LONGEST_REPEAT + 1]
+            first, number = seen.setdefault(tuple(line for _, line in run), (_module(path), run[0][0]))
+            if (first, number) != (_module(path), run[0][0]):
+                where = f"{first} from line {number}, {_module(path)} from line {run[0][0]}"
+                repeated.setdefault((first, _module(path)), where)
+    unexplained = [where for pair, where in repeated.items() if pair not in REPEATED]
+    assert not unexplained, "write it once, or say in REPEATED why not"
+    assert set(REPEATED) <= set(repeated), "REPEATED explains what is not repeated"

@@ -33,7 +33,7 @@ def test_measured_rows_are_shown_with_what_was_not_timed(tmp_path: Path) -> None
 
 
 def test_what_is_not_timed_cannot_compete_for_speed() -> None:
-    with pytest.raises(InvalidInput, match=r"tpu is estimated.*hasten apply"):
+    with pytest.raises(InvalidInput, match=r"tpu is estimated.*--limit NAME=VALUE.*hbm_bytes"):
         usable_targets("tpu")
     usable, missing = usable_targets("auto")
     assert not {"tpu", "fpga"} & (set(usable) | set(missing))

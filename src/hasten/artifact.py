@@ -51,7 +51,7 @@ class Artifact:
     def save(self, path: str | os.PathLike[str]) -> "Artifact":
         """Copy the artifact to `path`, which must not exist yet; it appears there complete or not at all."""
         goal = Path(path)
-        _check_free(goal)
+        check_free(goal)
         with _appearing(goal) as scratch:
             shutil.copytree(self.path, scratch, dirs_exist_ok=True)
         return Artifact(goal)
@@ -124,7 +124,7 @@ def write(
     Raises:
         InvalidInput: `out` exists already, or cannot be written.
     """
-    _check_free(out)
+    check_free(out)
     with _appearing(out) as folder:
         shutil.copytree(compiled, folder, dirs_exist_ok=True)
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
@@ -238,7 +238,8 @@ def _deviation(found: np.ndarray, stored: np.ndarray) -> float:
     return float(np.abs(a - b).max(initial=0) / (np.ptp(b) or 1.0))
 
 
-def _check_free(goal: Path) -> None:
+def check_free(goal: Path) -> None:
+    """Raise `InvalidInput` if there is anything where an artifact is to be written."""
     if goal.exists():
         raise InvalidInput(f"The artifact's folder must not exist yet, but {goal} does. Remove it or name another.")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,20 +12,26 @@ from rich.table import Table
 
 from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
+from hasten.quantities import parse_limits, parse_share, parse_size
 from hasten.serve.cli import register as register_serve
+from hasten.usage import add_examples, examples, waiting
 
 app = typer.Typer(
     name="hasten",
-    help="The fastest version of a trained PyTorch model that provably keeps its accuracy.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes make the help of a command with many options longer than a screen
+    context_settings={"max_content_width": 120},
 )
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="path/to/file.py[:function] or package.module:function")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
+
+_DOCTOR_SECONDS = 60  # a small network's; a large one's compilers take longer
 
 
 def main() -> None:
@@ -36,6 +41,23 @@ def main() -> None:
     except HastenError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hasten import __version__
+
+        typer.echo(f"hasten {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hasten_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The fastest version of a trained PyTorch model that provably keeps its accuracy."""
 
 
 @app.command("run")
@@ -50,6 +72,10 @@ def run_command(
     objective: Annotated[str, typer.Option(help="What to improve: latency, throughput, size or energy.")] = "latency",
     max_latency_ms: Annotated[float | None, typer.Option(help="Largest accepted latency at batch 1.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Largest accepted size of the program: 256KB, 4MB.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Limit on what a judged target states: luts=40000, hbm_bytes=16GB."),
+    ] = None,
     training: Annotated[bool, typer.Option(help="Prune and train candidates too.")] = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
@@ -58,7 +84,7 @@ def run_command(
         str | None, typer.Option(help="Ray cluster whose machines make independent trials: auto or an address.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Serve the report page while the search runs.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest version of a model that keeps its accuracy, and certify it."""
@@ -75,6 +101,7 @@ def run_command(
         max_latency_ms=max_latency_ms,
         max_size_bytes=None if max_size is None else parse_size(max_size, "--max-size"),
         training=training,
+        limits=parse_limits(limit or []),
     )
     console = Console(stderr=True)
     settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume, "ray": ray}
@@ -103,41 +130,59 @@ def apply_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe, such as an artifact's recipe.yaml.")],
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Replay a recipe on a task, without search or certificate."""
     from hasten.compiling import apply
     from hasten.recipe import Recipe
     from hasten.taskfile import load_task
+    from hasten.training.progress import quiet as no_training_progress
 
     if not recipe.is_file():
         raise InvalidInput(f"RECIPE must be a file that exists, but {recipe} does not.")
-    made = apply(Recipe.from_yaml(recipe.read_text()), load_task(task), out)
-    typer.echo(f"wrote {made.path}")
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with contextlib.ExitStack() as stack:
+        if silent := quiet or as_json:
+            stack.enter_context(no_training_progress())
+        steps = Recipe.from_yaml(recipe.read_text())
+        made = apply(steps, load_task(task), out, say=(lambda _: None) if silent else say)
+    typer.echo(json.dumps({"artifact": str(made.path)}) if as_json else f"wrote {made.path}")
 
 
 @app.command("verify")
 def verify_command(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
     task: Annotated[str | None, typer.Option(help="Certify again on the holdout of this task.")] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Re-check hashes, reload, rerun the stored inputs and compare the outputs; with --task, certify again."""
     from hasten.artifact import verify
 
-    found = verify(artifact)
-    typer.echo(
-        f"{artifact}: {found.files} files unchanged, outputs reproduced (largest deviation {found.deviation:.2e})"
-    )
-    if task is None:
-        return
-    from hasten.search.recertify import recertify
-    from hasten.taskfile import load_task
+    found, again = verify(artifact), None
+    if not as_json:
+        typer.echo(
+            f"{artifact}: {found.files} files unchanged, outputs reproduced (largest deviation {found.deviation:.2e})"
+        )
+    if task is not None:
+        from hasten.search.recertify import recertify, seconds_to_recertify
+        from hasten.taskfile import load_task
 
-    again = recertify(artifact, load_task(task))
-    typer.echo(
-        f"on {again.n} certifying samples the drop is {again.drop:.4f}, at most {again.upper_bound:.4f} with "
-        f"{again.confidence:.1%} confidence: {'passed' if again.passed else 'not certified'}"
-    )
-    if not again.passed:
+        with waiting("certifying again", quiet=quiet or as_json, expected_s=seconds_to_recertify(artifact)):
+            again = recertify(artifact, load_task(task))
+    if as_json:
+        certificate = None if again is None else again.to_json()
+        typer.echo(json.dumps({"files": found.files, "deviation": found.deviation, "certificate": certificate}))
+    elif again is not None:
+        typer.echo(
+            f"on {again.n} certifying samples the drop is {again.drop:.4f}, at most {again.upper_bound:.4f} with "
+            f"{again.confidence:.1%} confidence: {'passed' if again.passed else 'not certified'}"
+        )
+    if again is not None and not again.passed:
         raise typer.Exit(1)
 
 
@@ -147,12 +192,15 @@ def bench_command(
     against: Annotated[Path | None, typer.Option(help="Another artifact of the same inputs, timed in turns.")] = None,
     batch: Annotated[int, typer.Option(help="Samples per call.")] = 1,
     turns: Annotated[int, typer.Option(help="Rounds.")] = 15,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time an artifact on this machine, alone or against another, in turns."""
-    from hasten.measure.artifacts import time_artifacts
+    from hasten.measure.artifacts import seconds_to_time, time_artifacts
 
-    found = time_artifacts([artifact] if against is None else [artifact, against], batch=batch, turns=turns)
+    artifacts = [artifact] if against is None else [artifact, against]
+    with waiting("timing in turns", quiet=quiet or as_json, expected_s=seconds_to_time(len(artifacts), turns)):
+        found = time_artifacts(artifacts, batch=batch, turns=turns)
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return
@@ -169,6 +217,7 @@ def report_command(
     diagnose: Annotated[
         bool, typer.Option("--doctor", help="Time the best artifact's layers first, for the roofline; a minute.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the table of a run and write its HTML report again."""
@@ -178,7 +227,8 @@ def report_command(
     if diagnose:
         from hasten.diagnosis.doctor import doctor
 
-        (run / DOCTOR).write_text(json.dumps(doctor(run / "best.hasten").to_json()))
+        with waiting("timing layers", quiet=quiet or as_json, expected_s=_DOCTOR_SECONDS) as say:
+            (run / DOCTOR).write_text(json.dumps(doctor(run / "best.hasten", say=say).to_json()))
     report = write_report(run)
     if not (run / "result.json").is_file():
         raise InvalidInput(f"{run} must hold a finished run for its table, but it has no result.json; see {report}.")
@@ -193,6 +243,7 @@ def doctor_command(
     subject: Annotated[str, typer.Argument(metavar="TASK|ARTIFACT", help="A task, or the folder of an artifact.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure the machine again.")] = False,
     rows: Annotated[int, typer.Option(help="Layers to show; 0: all.")] = 15,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the limit of this machine is, where each layer stands, and what would bring most."""
@@ -200,10 +251,9 @@ def doctor_command(
     from hasten.report.doctor import diagnosis_tables
     from hasten.taskfile import load_task
 
-    console = Console(stderr=True)
     opened = Path(subject) if Path(subject).is_dir() else load_task(subject)
-    with console.status("measuring this machine") as status:
-        found = doctor(opened, fresh=fresh, say=lambda line: status.update(line)).to_json()
+    with waiting("measuring this machine", quiet=quiet or as_json, expected_s=_DOCTOR_SECONDS) as say:
+        found = doctor(opened, fresh=fresh, say=say).to_json()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -211,7 +261,11 @@ def doctor_command(
     (out if out.is_terminal else Console(width=200)).print(diagnosis_tables(found, rows))
 
 
-targets_app = typer.Typer(help="List the targets, or install the environments of those that need one of their own.")
+targets_app = typer.Typer(
+    help="List the targets, or install the environments of those that need one of their own.",
+    epilog=examples("targets"),
+    rich_markup_mode=None,
+)
 app.add_typer(targets_app, name="targets")
 
 
@@ -281,33 +335,6 @@ def init_command(
     typer.echo(f"wrote {path}; look through it, then: hasten run {path}")
 
 
-def parse_share(text: str, name: str) -> float:
-    """`1%` or `0.01` as 0.01.
-
-    Raises:
-        InvalidInput: Not a number.
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*", text)
-    try:
-        if match is None:
-            raise ValueError
-        return float(match[1]) / (100 if match[2] else 1)
-    except ValueError:
-        raise InvalidInput(f"`{name}` must be a number like 0.01 or 1%, but got {text!r}.") from None
-
-
-def parse_size(text: str, name: str) -> int:
-    """`256KB`, `4MB`, `1.5GB` or a number of bytes as bytes; a kilobyte has 1000.
-
-    Raises:
-        InvalidInput: Not a size.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)B?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise InvalidInput(f"`{name}` must be a size like 256KB or 4MB, but got {text!r}.")
-    return round(float(match[1]) * {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}[match[2].lower()])
-
-
 def _print_result(result: dict[str, Any], folder: Path) -> None:
     from hasten.report.table import result_table
 
@@ -345,6 +372,8 @@ def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
 
 register_engine(app)
 register_serve(app)
+add_examples(app)
+add_examples(targets_app)
 
 if __name__ == "__main__":
     main()

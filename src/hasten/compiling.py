@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
 from hasten.quantization.dynamic import check_dynamic
 from hasten.quantization.saturation import warn_of_saturation
-from hasten.recipe import Recipe, Target, Technique, make_target, name_of
+from hasten.recipe import Recipe, Target, Technique, describe, make_target, name_of
 from hasten.task import Task
 
 
@@ -46,8 +46,7 @@ def compile(
         Unsupported: The target cannot run this graph.
     """
     chosen = make_target(target, options) if isinstance(target, str) else target
-    if missing := chosen.missing():
-        raise InvalidInput(f"target {name_of(chosen)} must be usable on this machine, but needs: {missing}")
+    _check_possible(chosen, Path(out))
     if getattr(chosen, "runs_on_cpu", False):
         warn_of_saturation(graph)
     check_dynamic(graph, chosen)
@@ -64,18 +63,41 @@ def compile(
         return artifact.write(Path(out), folder, Recipe(steps, chosen), specs, arrays, outputs)
 
 
-def apply(recipe: Recipe, task: Task, out: str | os.PathLike[str] = "model.hasten") -> Artifact:
+def apply(
+    recipe: Recipe,
+    task: Task,
+    out: str | os.PathLike[str] = "model.hasten",
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Artifact:
     """Replay a recipe on a task: capture, apply every step, compile.
+
+    Args:
+        recipe: The steps and the target.
+        task: What to apply them to.
+        out: The folder to make; must not exist.
+        say: Told what is being done.
 
     Raises:
         InvalidInput: The task or the target breaks a rule, or `out` exists.
         Unsupported: A step or the target cannot handle this model.
     """
+    # Steps may train for long.
+    _check_possible(recipe.target, Path(out))
     inner = task.inner
+    say("capturing the model")
     graph = capture(inner.model, inner.example)
-    for step in recipe.steps:
+    for number, step in enumerate(recipe.steps, 1):
+        say(f"step {number} of {len(recipe.steps)}: {describe(step)}")
         graph = step.apply(graph, inner)
+    say(f"compiling for {name_of(recipe.target)}")
     return compile(graph, task, recipe.target, out, steps=recipe.steps)
+
+
+def _check_possible(target: Target, out: Path) -> None:
+    if missing := target.missing():
+        raise InvalidInput(f"target {name_of(target)} must be usable on this machine, but needs: {missing}")
+    artifact.check_free(out)
 
 
 def input_specs(names: list[str], arrays: list[np.ndarray], fixed: int | None) -> list[dict[str, Any]]:

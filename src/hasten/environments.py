@@ -25,7 +25,12 @@ from hasten.errors import HastenError, InvalidInput, unknown
 from hasten.recipe import Program, Target
 
 _STACKS = Path(__file__).parent / "stacks"
+# In a pinned list: what stands behind this line asks for versions that it does not need.
+_ALONE = "# Without dependencies"
 _CHILD = Path(__file__).parent / "stacks" / "_child.py"
+
+
+_warm: "dict[str, Process] | None" = None
 
 
 class StackFailed(HastenError):
@@ -83,16 +88,11 @@ def install(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _marker(name).unlink(missing_ok=True)
     venv.create(folder, clear=True, with_pip=True)
-    pip = [
-        str(python_of(name)),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "-r",
-        str(_STACKS / f"{name}.txt"),
-    ]
-    if subprocess.run(pip, stdout=sys.stderr, check=False).returncode:
+    pip = [str(python_of(name)), "-m", "pip", "install", "--disable-pip-version-check"]
+    whole, _, alone = wanted.partition(_ALONE)
+    parts = [([], whole.split("\n")), (["--no-deps"], alone.split("\n")[1:])]
+    calls = [[*pip, *options, *lines] for options, part in parts if (lines := [line for line in part if line])]
+    if any(subprocess.run(call, stdout=sys.stderr, check=False).returncode for call in calls):
         raise StackFailed(f"pip must be able to install {name} into {folder}, but failed. Its message stands above.")
     # Written last: an environment whose installation broke off is not taken for a whole one.
     _marker(name).write_text(wanted)
@@ -113,8 +113,21 @@ def call(stack: str, function: str, **values: Any) -> Any:
     Raises:
         HastenError: What the function raised, by its own kind if it is one of hasten's, else `StackFailed`.
     """
-    with Process(stack) as process:
-        return process.call(function, **values)
+    if _warm is None:
+        with Process(stack) as process:
+            return process.call(function, **values)
+    if stack not in _warm or not _warm[stack].runs:
+        _warm[stack] = Process(stack)
+    return _warm[stack].call(function, **values)
+
+
+def keep_warm() -> None:
+    """From now on processes that `call` starts wait for the next call to their stack, until this process ends.
+
+    A compiler's imports take seconds, which a search would pay for every trial.
+    """
+    global _warm
+    _warm = {} if _warm is None else _warm
 
 
 class Process:
@@ -153,6 +166,11 @@ class Process:
                 raise kind(answer["error"])
             raise StackFailed(f"{self._stack}: {answer['kind']}: {answer['error']}")
         return answer["result"]
+
+    @property
+    def runs(self) -> bool:
+        """Whether it takes further calls."""
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""

@@ -62,8 +62,9 @@ class Target(Protocol):
 
     More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
     kernels for activations that are rounded as they come; `concurrent`, whether a loaded program may be called from
-    several threads at once. One must be: `native_code = True` if loading runs machine code
-    out of the folder, which is then only loaded if this user made it here or trusts it.
+    several threads at once; `judges`, for each quantity of `hasten.judged` that `compile` states without running the
+    device, the options that make it do so. One must be: `native_code = True` if loading runs machine code out of the
+    folder, which is then only loaded if this user made it here or trusts it.
     """
 
     evidence: ClassVar[str]
@@ -129,12 +130,12 @@ def _check_range(name: str, value: Any, meta: Mapping[str, Any]) -> None:
 
 def techniques() -> dict[str, type[Technique]]:
     """Every technique by name, from the files in `hasten/techniques/`."""
-    return _registry("hasten.techniques", Technique)
+    return _registry(Technique)
 
 
 def targets() -> dict[str, type[Target]]:
     """Every target by name, from the files in `hasten/targets/`."""
-    return _registry("hasten.targets", Target)
+    return _registry(Target)
 
 
 def make_target(name: str, options: Mapping[str, Any] | None = None) -> Target:
@@ -143,10 +144,7 @@ def make_target(name: str, options: Mapping[str, Any] | None = None) -> Target:
     Raises:
         InvalidInput: Unknown name or option, or an option outside its range.
     """
-    known = _modules("hasten.targets")
-    if name not in known:
-        raise unknown("target", name, known)
-    target: Target = _build(_class_in(f"hasten.targets.{name}", Target), name, options or {})
+    target: Target = _make(Target, name, options or {})
     return target
 
 
@@ -156,10 +154,7 @@ def make_technique(name: str, options: Mapping[str, Any] | None = None) -> Techn
     Raises:
         InvalidInput: Unknown name or option, or an option outside its range.
     """
-    known = _modules("hasten.techniques")
-    if name not in known:
-        raise unknown("technique", name, known)
-    technique: Technique = _build(_class_in(f"hasten.techniques.{name}", Technique), name, options or {})
+    technique: Technique = _make(Technique, name, options or {})
     return technique
 
 
@@ -254,6 +249,13 @@ def _name_and_options(entry: Any) -> tuple[str, dict[str, Any]]:
     raise InvalidInput(f"A recipe entry must be `name` or `name: {{option: value}}`, but got {entry!r:.100}.")
 
 
+def _make(protocol: type, name: str, options: Mapping[str, Any]) -> Any:
+    known = _modules(_package(protocol))
+    if name not in known:
+        raise unknown(protocol.__name__.lower(), name, known)
+    return _build(_class_in(f"{_package(protocol)}.{name}", protocol), name, options)
+
+
 def _build(cls: Any, name: str, options: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}
@@ -305,7 +307,12 @@ def _modules(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(path) if re.fullmatch(r"[a-z][a-z0-9_]*", m.name))
 
 
-def _registry(package: str, protocol: type) -> dict[str, Any]:
+def _package(protocol: type) -> str:
+    return f"hasten.{protocol.__name__.lower()}s"
+
+
+def _registry(protocol: type) -> dict[str, Any]:
+    package = _package(protocol)
     return {name: _class_in(f"{package}.{name}", protocol) for name in _modules(package)}
 
 

@@ -3,14 +3,15 @@
 Both are checked at the door, so that everything behind it can trust them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hasten.errors import InvalidInput, unknown
+from hasten.judged import check_limits
 
 Inputs = tuple[Tensor, ...]
 Outputs = Tensor | tuple[Tensor, ...]
@@ -76,16 +77,16 @@ class Task:
                 "`example` must hold tensors with the same batch size of at least 1 in dimension 0, "
                 f"but got shapes {[tuple(x.shape) for x in self.example]}."
             )
-        for field in ("holdout", "train", "calibration"):
-            _check_reiterable(field, getattr(self, field), required=field == "holdout")
-        for field in ("loss", "score"):
-            value = getattr(self, field)
+        for name in ("holdout", "train", "calibration"):
+            _check_reiterable(name, getattr(self, name), required=name == "holdout")
+        for name in ("loss", "score"):
+            value = getattr(self, name)
             if value is not None and not callable(value):
-                raise InvalidInput(f"`{field}` must be callable as {field}(output, target), but got {_kind(value)}.")
-        for field in ("preprocess", "postprocess"):
-            value = getattr(self, field)
+                raise InvalidInput(f"`{name}` must be callable as {name}(output, target), but got {_kind(value)}.")
+        for name in ("preprocess", "postprocess"):
+            value = getattr(self, name)
             if value is not None and not isinstance(value, nn.Module):
-                raise InvalidInput(f"`{field}` must be a torch.nn.Module or None, but got {_kind(value)}.")
+                raise InvalidInput(f"`{name}` must be a torch.nn.Module or None, but got {_kind(value)}.")
 
     @property
     def inner(self) -> "Task":
@@ -117,6 +118,8 @@ class Budget:
         objective: What is to be as good as possible: "latency" at batch 1, "throughput" at the best batch, "size" of
             the target's files, or "energy" per call at batch 1, where this machine has a counter for it.
         training: Whether candidates may be trained. False: runtimes, precisions and post-training quantization only.
+        limits: For targets that are judged, not timed: the most that is accepted of quantities of `hasten.judged`
+            (of those in `judged.AT_LEAST` the least), by name. What is sought is then the most room under them.
 
     Raises:
         InvalidInput: A field is outside its range.
@@ -130,6 +133,7 @@ class Budget:
     max_size_bytes: int | None = None
     objective: str = "latency"
     training: bool = True
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.max_drop < float("inf"):
@@ -146,6 +150,12 @@ class Budget:
                 raise InvalidInput(f"`{name}` must be above 0, but got {limit}.")
         if self.objective not in OBJECTIVES:
             raise unknown("objective", self.objective, OBJECTIVES)
+        check_limits(self.limits)
+        if self.limits and (self.objective != "latency" or self.max_latency_ms is not None):
+            raise InvalidInput(
+                "`objective` and `max_latency_ms` must be left out beside `limits`, because what is judged is not "
+                f"timed, but got {self.objective!r} and {self.max_latency_ms}."
+            )
 
 
 def labelled(batches: Iterable[Any], field: str = "holdout") -> Iterator[tuple[Inputs, Any]]:

@@ -1,10 +1,8 @@
 """Batch jobs and serving on Ray: several nodes on this machine, one of them killed."""
 
 import json
-import os
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,6 @@ from hasten.errors import InvalidInput
 
 # Ray and its dependencies warn about themselves.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Three nodes of one core each, the first of them the head; ended afterwards."""
-    ray = pytest.importorskip("ray", reason="the `ray` extra is not installed")
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def read(output: Path) -> tuple[list[str], np.ndarray]:

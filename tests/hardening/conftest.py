@@ -18,8 +18,9 @@ from hasten.recipe import make_target, option
 
 FAULTS = (
     "none", "refuses", "crashes", "hangs", "fills_memory", "fills_disk", "crashes_loaded", "raises_loaded",
+    "crashes_again",
 )
-GRID = ("refuses", "crashes", "crashes_loaded", "raises_loaded")
+GRID = ("refuses", "crashes", "crashes_loaded", "raises_loaded", "crashes_again")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ class Faulty:
         make_target("onnxruntime").compile(graph, task, folder)
 
     def load(self, folder):
-        if self.fault == "crashes_loaded":
+        loaded_before = folder / "loaded"
+        if self.fault == "crashes_loaded" or (self.fault == "crashes_again" and loaded_before.exists()):
             ctypes.string_at(0)
+        if self.fault == "crashes_again":
+            loaded_before.touch()
         program, calls = make_target("onnxruntime").load(folder), []
         if self.fault != "raises_loaded":
             return program

@@ -32,11 +32,25 @@ def test_a_search_survives_a_target_that_fails_in_every_way(digits_task: hasten.
     assert failures.pop("crashes").startswith("faulty: the compiler's process ended with -11 (")
     assert failures.pop("crashes_loaded").startswith("faulty: its process ended with -11 (")
     assert failures.pop("raises_loaded") == "faulty: RuntimeError: the device is gone"
+    assert not failures.pop("crashes_again")
     assert not failures
     assert result.best is not None
     assert result.best.certificate is not None
     assert result.best.certificate["passed"]
     assert not (tmp_path / "run" / "compiler").exists()
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_finalist_that_crashes_in_the_finals_is_left_out(digits_task: hasten.Task, tmp_path: Path) -> None:
+    result = hasten.run(digits_task, QUICK, targets=["faulty"], out=tmp_path / "run")
+    (finalist,) = [t for t in result.trials[1:] if not t.failure]
+    (finals,) = Journal(tmp_path / "run" / "journal.jsonl").read("finals")
+    assert list(finals["failed"]) == [str(finalist.number)]
+    assert finals["failed"][str(finalist.number)].startswith("faulty: its process ended with -11 (")
+    assert not result.finals
+    assert result.best is None
+    assert result.original_latency.ratio == 1.0
+    assert hasten.run(digits_task, QUICK, targets=["faulty"], out=tmp_path / "run", resume=True).best is None
 
 
 class Breaks:
@@ -71,7 +85,7 @@ def test_training_that_cannot_work_leaves_the_rest(digits_task: hasten.Task, tmp
     else:
         broken, told = (
             replace(digits_task, loss=_no_number),
-            "Training must keep a finite loss, but in epoch 0 it was nan",
+            "Training must keep a finite loss, but in epoch 0 it was nan. Lower `lr` or set `clip_norm`.",
         )
     result = hasten.run(broken, Budget(max_drop=0.02), targets="onnxruntime", out=tmp_path / "run")
     decisions = Journal(tmp_path / "run" / "journal.jsonl").read("decision")

@@ -9,6 +9,7 @@ from hasten.search.stages import Shares, Stage
 
 STAGES = [Stage(name, "prune_filters", 8, {f"{name}.conv": 1}) for name in ("early", "late")]
 BASE = 1.0
+SHARES = (0.25, 0.5, 0.75)
 # Cutting the late stage saves four times as much and does half the damage.
 SAVES = {"early": 0.15, "late": 0.6}
 CURVES = {"early": {s: 0.2 * s for s in GRID}, "late": {s: 0.1 * s for s in GRID}}
@@ -19,7 +20,7 @@ def linear(shares: Shares) -> float:
 
 
 def test_a_linear_cost_is_modelled_exactly() -> None:
-    model = fit(STAGES, BASE, linear, single=True)
+    model = fit(STAGES, BASE, linear, SHARES, single=True)
     assert model is not None
     for shares in ({"early": 0.5}, {"late": 0.25}, {"early": 0.75, "late": 0.5}):
         assert model(shares) == pytest.approx(linear(shares))
@@ -27,18 +28,18 @@ def test_a_linear_cost_is_modelled_exactly() -> None:
 
 def test_shares_that_are_no_faster_are_passed_over() -> None:
     """A staircase: a quarter less gives nothing, half and more do."""
-    model = fit(STAGES, BASE, lambda shares: BASE - 0.4 * (math.fsum(shares.values()) / 2 >= 0.5), single=False)
+    model = fit(STAGES, BASE, lambda shares: BASE - 0.4 * (math.fsum(shares.values()) / 2 >= 0.5), SHARES, single=False)
     assert model is not None
     assert model.curve == {0.5: 1.0}  # three quarters are no faster than half
 
 
 def test_pruning_that_does_not_pay_is_told() -> None:
-    assert fit(STAGES, BASE, lambda shares: BASE * 1.05, single=True) is None
-    assert fit(STAGES, BASE, lambda shares: None, single=True) is None
+    assert fit(STAGES, BASE, lambda shares: BASE * 1.05, SHARES, single=True) is None
+    assert fit(STAGES, BASE, lambda shares: None, SHARES, single=True) is None
 
 
 def test_the_front_prefers_the_stage_that_gains_more_for_less_damage() -> None:
-    model = fit(STAGES, BASE, linear, single=True)
+    model = fit(STAGES, BASE, linear, SHARES, single=True)
     assert model is not None
     points = explore(model, CURVES, linear, probes=12, seed=0)
     assert points == pareto(points)

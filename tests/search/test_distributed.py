@@ -1,8 +1,6 @@
 """Trials on Ray: the order of what comes back, and a run over several nodes on this machine, one of them killed."""
 
 import importlib.util
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +30,6 @@ def test_another_device_class_is_refused_by_name() -> None:
     assert "its cpu 'Another 9000', the driver's" in _differences(other, fingerprint())
     maker = TrialMaker([], {"torch": 1, "environment": {}})
     assert "another device class" in maker.open(b"", "node", other)
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Three nodes of one core each, the first of them the head; ended afterwards."""
-    ray = pytest.importorskip("ray", reason="the `ray` extra is not installed")
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 class Killer(Silent):

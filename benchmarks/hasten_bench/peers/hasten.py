@@ -83,11 +83,16 @@ def _task(job, searching=False):
         job.network(),
         job.example(),
         holdout=[_batch(x, many) for x in job.tensors("validation")] if searching else [(x, None) for x in calibration],
-        train=[_batch(x, many) for x in job.tensors("train", 32)] if searching else None,
+        train=_training(job, many) if searching else None,
         calibration=calibration,
         loss=_one_minus_cosine if job.about["metric"] == "cosine" else None,
         score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
     )
+
+
+def _training(job, many):
+    rows = 128 if len(job.targets("train")) > 10_000 else 32
+    return [_batch(x, many) for x in job.tensors("train", rows)]
 
 
 def _batch(tensors, many):

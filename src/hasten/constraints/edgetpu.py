@@ -1,7 +1,8 @@
 """What Google documents about files for the Edge TPU, checked on a TFLite file's operators.
 
 Source: coral.ai, "TensorFlow models on the Edge TPU", sections "Model requirements" and "Supported operations", as of
-compiler 16 with runtime 14.
+compiler 16 with runtime 14. `checks` says what is looked at and `unchecked` what is not; Google's compiler, which was
+not at hand, may refuse more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ _FREE = {
 
 
 def broken(operators: Sequence[Operator]) -> list[str]:
-    """Every documented constraint that the file breaks, in its order; empty if there is none.
+    """What in the file breaks one of `checks`, in its order; empty if nothing does.
 
     An operator that breaks one stays on the host's processor, with everything after it.
     """
@@ -66,6 +67,16 @@ def checks() -> list[str]:
         "sizes of tensors are known when compiling",
         "only the three innermost dimensions of a tensor are larger than 1, so the batch is 1",
         "limits of single operators: dilation, fused activations, axes, strides, sizes",
+    ]
+
+
+def unchecked() -> list[str]:
+    """What the page names and `broken` does not look at, as sentences."""
+    return [
+        "RESHAPE, RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR of sizes that the compiler may leave to the host: the "
+        "page gives no numbers",
+        "SQUEEZE of dimensions that are not the leading ones",
+        "whether all operators form one piece: whatever follows the first one that cannot be mapped stays on the host",
     ]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hasten.diagnosis.ceilings import Ceilings
 from hasten.diagnosis.roofline import Floor
-from hasten.diagnosis.rows import Row, computes, is_conversion
+from hasten.diagnosis.rows import REST, Row, computes, is_conversion
 
 NEAR_LIMIT = "near its limit"
 MEMORY = "memory bound"
@@ -52,6 +52,8 @@ class Situation:
 
 def reason(row: Row, floor: Floor | None, situation: Situation) -> str:
     """The reason for one row; `floor` is None for nodes without arithmetic."""
+    if row.label == REST:
+        return LAUNCH
     if is_conversion(row):
         return ISLAND
     if not row.layers and row.kind.lower() in _LAYOUT_KINDS:

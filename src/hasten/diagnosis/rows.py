@@ -12,6 +12,10 @@ _COMPUTE_KINDS = (
     "attention", "deconvolution", "qlinearconv", "sdpa", "scaled_dot_product", "subgraph",
 )  # fmt: skip
 
+REST = "between the layers"
+# What is less than this is the profiler's own uncertainty.
+_LEAST_REST = 0.02
+
 
 @dataclass(frozen=True)
 class Row:
@@ -43,7 +47,7 @@ def computes(kind: str) -> bool:
 
 
 def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Row]:
-    """One row for each executed node.
+    """One row for each executed node, and one for the time of the whole call that no node accounts for.
 
     Args:
         profile: What the runtime executed.
@@ -52,7 +56,7 @@ def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Ro
     """
     renamed = same_layers(work.layers, reference)
     if not any(node.origins for node in profile.nodes):
-        return _in_order(profile, reference)
+        return _with_rest(_in_order(profile, reference), profile)
     owner = _owners(profile, work)
     rows = []
     for node in profile.nodes:
@@ -60,7 +64,14 @@ def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Ro
         origins = [origin for name in node.origins if (origin := work.origin(name))]
         source = work.kinds[origins[-1]] if origins else ""
         rows.append(_row(node, found, source))
-    return rows
+    return _with_rest(rows, profile)
+
+
+def _with_rest(rows: list[Row], profile: Profile) -> list[Row]:
+    rest_us = profile.plain_us - profile.sum_us
+    if rest_us < _LEAST_REST * profile.plain_us:
+        return rows
+    return [*rows, Row(REST, "runtime", (), "", rest_us, "")]
 
 
 def same_layers(layers: Sequence[Layer], reference: Sequence[Layer]) -> dict[str, Layer]:

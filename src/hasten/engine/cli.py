@@ -1,5 +1,7 @@
 """The commands of the engine; `register` adds them to the `hasten` command."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +39,7 @@ def batch_command(
     ] = None,
     actors: Annotated[int, typer.Option(help="Workers on Ray, one core each; 0: one per core of the cluster.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Run an artifact over a large input: streaming, resumable, written atomically."""
     from hasten.engine.batch import run_batch
@@ -52,7 +55,7 @@ def batch_command(
         "parquet": parquet,
     }
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=quiet or as_json) as bar:
         shown = bar.add_task("rows", total=None)
 
         def progress(done: int, total: int | None) -> None:
@@ -68,6 +71,9 @@ def batch_command(
             report = run_batch_on_ray(
                 artifact, source, output, address=ray, actors=actors, progress=progress, **options
             )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+        return
     typer.echo(
         f"{report.rows} rows in {report.seconds:.1f} s ({report.rows / report.seconds:.0f} rows/s), "
         f"{report.shards} shards written, {report.skipped} found done; "

@@ -4,7 +4,6 @@ Every function also runs on the CPU with the same integers, which is how they ar
 """
 
 import functools
-import importlib.util
 from typing import Any
 
 import torch
@@ -131,11 +130,6 @@ def output_size(image: Any, kernel: Any, stride: list[int], padding: list[int], 
     """Height and width of a convolution's result."""
     rows = zip(image, kernel, stride, padding, dilation, strict=True)
     return [(size + 2 * pad - step * (taps - 1) - 1) // jump + 1 for size, taps, jump, pad, step in rows]
-
-
-def has_triton() -> bool:
-    """Whether triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def fp8_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hasten.pieces import in_pieces
 from hasten.recipe import Program
 
 _WARM_UP_CALLS = 3
@@ -25,26 +26,15 @@ def program_of(
     """
     places = [torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=device) for shape, dtype in specs]
     call = recorded(run, places) if graphs else lambda: _leaves(run(*places))
-    size = len(places[0])
 
+    @torch.inference_mode()
     def piece(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         for place, x in zip(places, arrays, strict=True):
             place.copy_(torch.from_numpy(np.ascontiguousarray(x)))
         # Copying back waits for the device.
         return [_numpy(y) for y in call()]
 
-    def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        with torch.inference_mode():
-            rows = len(inputs[0])
-            if rows == size:
-                return tuple(piece(inputs))
-            pieces = [
-                piece([np.resize(x[start : start + size], (size, *x.shape[1:])) for x in inputs])
-                for start in range(0, rows, size)
-            ]
-            return tuple(np.concatenate(parts)[:rows] for parts in zip(*pieces, strict=True))
-
-    return program
+    return in_pieces(piece, len(places[0]))
 
 
 def recorded(run: Callable[..., Any], places: Sequence[Tensor]) -> Callable[[], list[Tensor]]:

@@ -16,13 +16,19 @@ from hasten.task import Inputs
 _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 
 
-def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
+def write_onnx(graph: GraphModule, example: Inputs, path: Path, opset: int | None = None) -> None:
     """Write `graph` to `path`, with a dynamic batch dimension where the graph has one.
 
     For readers that know com.microsoft's operators, pass `packing.pack_products(graph)`.
 
     Weights are stored inside the file up to protobuf's limit of 2 GiB, beyond it in `<name>.data` beside it.
     Inputs carry the names of the graph's placeholders; outputs are `output_0`, `output_1`, ...
+
+    Args:
+        graph: A captured graph.
+        example: One batch.
+        path: The file.
+        opset: Version of ONNX's operators, 18 or more; None: what the exporter prefers.
 
     Raises:
         Unsupported: The graph has an operator that ONNX cannot express.
@@ -34,7 +40,12 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path) -> None:
     with quiet("torch.onnx", "onnxscript", "onnx_ir", categories=(Warning,)), contextlib.redirect_stdout(io.StringIO()):
         try:
             program = torch.onnx.export(
-                export(graph, example), dynamo=True, input_names=names_in, output_names=names_out, verbose=False
+                export(graph, example),
+                dynamo=True,
+                input_names=names_in,
+                output_names=names_out,
+                opset_version=opset,
+                verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             raise Unsupported(f"The graph cannot be written as ONNX: {_cause(error)}") from error

@@ -9,8 +9,13 @@ from hasten.artifact import open_target
 from hasten.errors import InvalidInput
 from hasten.manifest import read_arrays
 from hasten.measure.arrays import ArrayWriter
-from hasten.measure.latency import Latency, compare
+from hasten.measure.latency import SECONDS_PER_TURN, Latency, compare
 from hasten.measure.worker import Worker
+
+
+def seconds_to_time(artifacts: int, turns: int) -> float:
+    """About how long `time_artifacts` takes: half a second to load and warm up each, then the turns."""
+    return artifacts * (0.5 + turns * SECONDS_PER_TURN)
 
 
 def time_artifacts(paths: Sequence[Path], *, batch: int = 1, turns: int = 15) -> dict[str, Latency]:

@@ -16,6 +16,7 @@ from hasten.measure.worker import Worker
 
 _TURN_SECONDS = 0.12
 _SETTLE_SECONDS = 0.02
+SECONDS_PER_TURN = _TURN_SECONDS + _SETTLE_SECONDS
 _RESAMPLES = 2000
 
 

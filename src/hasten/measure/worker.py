@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -42,23 +41,26 @@ class Worker:
         folder: What `target.compile` wrote.
         log: File that collects what the runtime prints.
 
+    Attributes:
+        failure: Why its last `ProgramFailed` was raised; empty if none was.
+
     Raises:
         ProgramFailed: The program cannot be loaded.
     """
 
     def __init__(self, target: Target, folder: Path, log: Path) -> None:
         self.target = target
+        self.failure = ""
         self._log = log
         with log.open("ab") as sink:
             self._process = Child(environments.command(target, "hasten.measure.worker"), sink)
         try:
-            answer = self._call(
+            self._call(
                 _LOAD_SECONDS, command="load", name=name_of(target), options=options_of(target), folder=str(folder)
             )
         except BaseException:
             self.close()
             raise
-        self.load_s: float = answer["load_s"]
 
     def time_calls(self, inputs: Sequence[ArrayFile], batch: int, seconds: float, least: int = 5) -> np.ndarray:
         """Time calls on the first `batch` rows for about `seconds`, after a short warm-up; returns seconds per call."""
@@ -95,9 +97,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, limit_s: float, **message: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Worker:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
         except OSError as error:
-            raise ProgramFailed(f"{name}: its process ended early ({self._last_words()}).") from error
+            raise self._failed(f"{name}: its process ended early ({self._last_words()}).") from error
         try:
             line = self._read_line(limit_s)
         except KeyboardInterrupt:
@@ -116,14 +116,18 @@ class Worker:
             raise
         if line is None:
             process.kill_all()
-            raise ProgramFailed(f"{name}: no answer to {message['command']!r} within {limit_s:.0f} s.")
+            raise self._failed(f"{name}: no answer to {message['command']!r} within {limit_s:.0f} s.")
         if not line:
             process.kill_all()
-            raise ProgramFailed(f"{name}: its process ended with {process.returncode} ({self._last_words()}).")
+            raise self._failed(f"{name}: its process ended with {process.returncode} ({self._last_words()}).")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ProgramFailed(f"{name}: {answer['error']}")
+            raise self._failed(f"{name}: {answer['error']}")
         return answer
+
+    def _failed(self, why: str) -> ProgramFailed:
+        self.failure = why
+        return ProgramFailed(why)
 
     def _read_line(self, limit_s: float) -> bytes | None:
         """The child's next line; empty if it ended, None if it said nothing for `limit_s`."""
@@ -150,9 +154,8 @@ def _serve() -> None:
         command = message.pop("command")
         try:
             if command == "load":
-                start = time.perf_counter()
                 program = make_target(message["name"], message["options"]).load(Path(message["folder"]))
-                answer: dict[str, Any] = {"load_s": time.perf_counter() - start}
+                answer: dict[str, Any] = {}
             elif command == "memory":
                 answer = {"peak_bytes": _peak_memory_bytes()}
             else:

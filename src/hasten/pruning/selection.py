@@ -76,8 +76,3 @@ def _to_round(channels: Channels, cut: Cut, kept: Mapping[int, Unit], scores: Sc
 def _within(channels: Channels, axis: Axis, kept: Mapping[int, Unit]) -> set[int]:
     """Chosen units that an axis loses positions to."""
     return {unit for units in channels.solution.units(axis) for unit in units if unit in kept}
-
-
-def widths_of(channels: Channels, cut: Cut) -> dict[str, tuple[int, int]]:
-    """For every layer with weights: (original, remaining) number of outputs."""
-    return {layer: (axis.size, cut.size(axis)) for layer, axis, _ in channels.produced}

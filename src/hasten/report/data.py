@@ -79,7 +79,7 @@ def _finals(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _trial(trial: dict[str, Any], times: dict[int, float]) -> dict[str, Any]:
     keys = ("number", "name", "recipe", "failure", "latency", "score", "drop", "changed", "size_bytes",
-            "peak_memory_bytes", "seconds")  # fmt: skip
+            "peak_memory_bytes", "seconds", "judged", "evidence")  # fmt: skip
     return {key: trial.get(key) for key in keys} | {"elapsed_s": times.get(trial["number"])}
 
 
@@ -87,7 +87,7 @@ def _best_number(result: dict[str, Any]) -> int | None:
     if result.get("best_number") is not None:
         return int(result["best_number"])
     passing = [f for f in result["finals"] if f["certificate"]["passed"]]
-    return int(max(passing, key=lambda f: f["latency"]["ratio"])["number"]) if passing else None
+    return int(max(passing, key=lambda f: (f["latency"] or {"ratio": 0.0})["ratio"])["number"]) if passing else None
 
 
 def _sensitivity(folder: Path) -> list[dict[str, Any]]:

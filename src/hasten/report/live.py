@@ -3,7 +3,6 @@
 import http.server
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from hasten.errors import InvalidInput
@@ -30,9 +29,7 @@ class LivePage:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

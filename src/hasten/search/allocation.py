@@ -7,7 +7,7 @@ these timings; then what a multi-objective sampler (TPE, Bergstra et al. 2011, b
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -58,9 +58,9 @@ def uniform(stages: list[Stage], share: float) -> dict[str, float]:
     return {stage.name: share for stage in stages}
 
 
-def fit(stages: list[Stage], base: float, measure: Measure, single: bool) -> CostModel | None:
-    """Measure uniform shares and, with `single`, a half of one stage at a time; None if pruning does not pay here."""
-    costs = {share: measure(uniform(stages, share)) for share in (0.25, 0.5, 0.75)}
+def fit(stages: list[Stage], base: float, measure: Measure, shares: Sequence[float], single: bool) -> CostModel | None:
+    """Measure uniform `shares` and, with `single`, a half of one stage at a time; None if pruning does not pay here."""
+    costs = {share: measure(uniform(stages, share)) for share in shares}
     widths = {100: base} | {round(100 * (1 - share)): cost for share, cost in costs.items() if cost is not None}
     # A share that leaves a width that is no faster than a wider one is no use; the curve passes over it.
     kept = {1 - width / 100: widths[width] for width in worthwhile(widths) if width < 100}

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,15 @@ from hasten.measure.worker import Worker
 from hasten.recipe import Recipe, make_target
 from hasten.search.compiler import COMPILE_SECONDS, Compiler, reason
 from hasten.search.graphs import GraphStore
+from hasten.search.limits import stated
 from hasten.search.space import BASELINE
 from hasten.search.trial import Trial
 from hasten.task import Task
 
 _QUICK_TURNS = 5
 _EVALUATION_BATCH = 8
+# Scoring takes a multiple of the whole search part; what is this slow does not win.
+_HOPELESS = 0.4
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Bench:
         objective: What `Trial.merit` stands for.
         compile_limit_s: Longest time for one compilation.
         own: Ending of the names of scratch folders, where several processes work in one run folder.
+        limits: Of what is judged. Candidates are then not timed, and their merit is the room under the limits.
 
     Raises:
         InvalidInput: The objective cannot be measured here.
@@ -66,10 +70,12 @@ class Bench:
         objective: str = "latency",
         compile_limit_s: float = COMPILE_SECONDS,
         own: str = "",
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         self.holdout = holdout
         self._folder = folder
         self.objective = objective
+        self.limits = dict(limits or {})
         self._counter = EnergyCounter() if objective == "energy" else None
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
         self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
@@ -128,7 +134,7 @@ class Bench:
         return self.original().to_json()
 
     def try_recipe(self, number: int, recipe: Recipe, limit_s: float | None = None) -> Trial:
-        """Apply, compile, time and score a recipe; a failure is a result, not an exception.
+        """Apply, compile, time (or judge) and score a recipe; a failure is a result, not an exception.
 
         Args:
             number: Of the trial.
@@ -144,9 +150,17 @@ class Bench:
             trial = replace(trial, recipe=recipe)
             with clock(seconds, "load"):
                 worker = self.worker(number, recipe)
+            values: dict[str, float] = {}
             with worker:
-                with clock(seconds, "latency"):
-                    latency, gain = self._time(number, worker)
+                if self.limits:
+                    latency = None
+                    values, gain = stated(recipe.target, self.folder(number), self.limits)
+                else:
+                    with clock(seconds, "latency"):
+                        latency, gain = self._measure(worker, folder_bytes(self.folder(number)))
+                    merit = gain if gain == gain else latency.ratio
+                    if merit < _HOPELESS:
+                        return replace(trial, failure=f"{merit:.2f} times as good as the original: not worth scoring.")
                 with clock(seconds, "accuracy"):
                     found = self.score(number, worker, self.holdout.search)
                 memory = worker.peak_memory_bytes()
@@ -159,6 +173,7 @@ class Bench:
         return replace(
             trial,
             latency=latency,
+            judged=values,
             gain=gain,
             score=float(found.mean()),
             drop=float(reference.mean() - found.mean()),
@@ -168,8 +183,8 @@ class Bench:
         )
 
     def probe(self, graph: GraphModule, recipe: Recipe) -> tuple[float, dict[str, float]]:
-        """How many times better than the original in the objective a graph is on the recipe's target, whatever it
-        answers; and the seconds it took. Nothing is kept.
+        """The merit of a graph on the recipe's target (see `Trial.merit`), whatever it answers; and the seconds it
+        took. Nothing is kept.
         """
         seconds: dict[str, float] = {}
         folder = self._folder.parent / "probe"
@@ -179,6 +194,8 @@ class Bench:
             self.revive()
             with clock(seconds, "compile"):
                 self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder / "compiled")
+            if self.limits:
+                return stated(recipe.target, folder / "compiled", self.limits)[1], seconds
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
@@ -186,9 +203,6 @@ class Bench:
             return (gain if gain == gain else latency.ratio), seconds
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _time(self, number: int, worker: Worker) -> tuple[Latency, float]:
-        return self._measure(worker, folder_bytes(self.folder(number)))
 
     def _measure(self, worker: Worker, size_bytes: int) -> tuple[Latency, float]:
         """Latency, and times better than the original in the objective (NaN if that is the latency)."""

@@ -9,23 +9,27 @@ from torch.fx import GraphModule
 
 from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
-from hasten.recipe import Recipe, Target, Technique, describe, make_technique, name_of, options_of
+from hasten.recipe import Recipe, Target, Technique, describe, make_target, make_technique, name_of, options_of
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
 from hasten.search.session import Session
 from hasten.search.stages import Shares, find_stages, stage_curves, steps_of
-from hasten.search.trial import Trial, fits
+from hasten.search.trial import Trial, fits, merit_text
 from hasten.training import mean_score
 
 # Timing cut networks may take this share of a deadline, and where there is none this many measurements.
 _SHARE, _MOST_PROBES = 0.2, 20
-FEWEST_PROBES = 3
+# Where the fewest that are of use take longer, they may take this share.
+_LARGEST_SHARE = 0.4
+FEWEST_PROBES, _AMPLE_PROBES = 3, 8
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
 _FEWEST_BLOCKS = 4
 _NEAR = 1.25
+_ABOUT_EQUAL = 1.08
 _DAMAGE_ROWS = 32
+_ROUGH_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,12 @@ class Finish:
     steps: Steps
     target: Target
 
-    def rough(self) -> Steps:
-        """Steps that give a program of the same speed sooner, with weights that need not be good."""
-        return self._with_plain(bias_correction=False, samples=16).steps
+    def rough(self) -> "Finish":
+        """What gives a program of the same speed sooner, with weights and ranges that need not be good."""
+        options = options_of(self.target)
+        few = {"samples": min(options["samples"], _ROUGH_SAMPLES)} if "samples" in options else {}
+        target = make_target(name_of(self.target), options | few)
+        return replace(self._with_plain(bias_correction=False, samples=_ROUGH_SAMPLES), target=target)
 
     def quick(self) -> "Finish":
         """The same with weights rounded to the nearest, which tells as well who recovers better."""
@@ -58,7 +65,7 @@ class Architecture:
     Attributes:
         name: For the log.
         steps: What cuts it.
-        merit: Measured: times better than the original in the objective, with the finish it was measured with.
+        merit: Measured, with its finish: see `Trial.merit`.
         damage: Predicted squared distance of its answers from the original's, in units of their spread.
         finish: What it was measured with.
     """
@@ -80,7 +87,7 @@ def plain_quantize(step: Technique, **options: Any) -> Technique:
 
 def finishes(session: Session) -> list[Finish]:
     """The best way to end so far, and with it the best on another target if it is near."""
-    measured = [t for t in session.trials[1:] if t.latency and not _cuts(t)]
+    measured = [t for t in session.trials[1:] if t.measured and not _cuts(t)]
     within = [t for t in measured if fits(t, session.budget)] or measured
     ranked = sorted(within, key=lambda t: -t.merit)
     found: list[Trial] = ranked[:1]
@@ -95,7 +102,7 @@ class Candidates:
     def __init__(self, session: Session, finish: Finish, probes: int) -> None:
         self.session, self.finish = session, finish
         self.graph, _ = session.bench.graphs.after((), {})
-        self.stages = find_stages(self.graph, max(1, min(_STAGES, probes - 5)))
+        self.stages = find_stages(self.graph, max(1, min(_STAGES, probes - _AMPLE_PROBES)))
         self.curves: Curves = {}
         self.model: CostModel | None = None
         self.probes = probes
@@ -107,19 +114,21 @@ class Candidates:
         Args:
             base: Merit of the network that is not cut.
         """
-        found = self._shortened()
+        ample = self.probes >= _AMPLE_PROBES
+        found = self._shortened(_DEPTHS if ample else _DEPTHS[-1:])
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
-        single = self.probes >= FEWEST_PROBES + len(self.stages)
-        self.model = fit(self.stages, 1 / base, self._cost, single)
+        single = self.probes >= _AMPLE_PROBES + len(self.stages)
+        shares = (0.25, 0.5, 0.75) if ample else (0.5, 0.75)
+        self.model = fit(self.stages, 1 / base, self._cost, shares, single)
         if self.model is None:
             self.session.decide("pruning", False, "half of all units less is not faster on this runtime")
             return found
         groups = damage_curves(self.session, self.graph, self.stages)
         self.curves = groups
         by_stage = stage_curves(self.stages, groups, list(GRID))
-        left = max(len(GRID) // 2, self.probes - FEWEST_PROBES - single * len(self.stages))
+        left = max(1, self.probes - len(_DEPTHS) - len(shares) - single * len(self.stages))
         points = explore(self.model, by_stage, self._cost, left, self.session.seed)
         return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
 
@@ -139,14 +148,14 @@ class Candidates:
         name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
         return Architecture(name, steps, merit, damage, self.finish)
 
-    def _shortened(self) -> list[Architecture]:
+    def _shortened(self, depths: Sequence[float]) -> list[Architecture]:
         """Without some of the residual blocks."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
         if count < _FEWEST_BLOCKS:
             return []
         found = []
-        for depth in _DEPTHS:
+        for depth in depths:
             steps: Steps = (make_technique("shrink", {"depth": depth, "unit": unit}),)
             result = probe(self.session, steps, self.finish, damage=True)
             if "failure" not in result:
@@ -167,11 +176,13 @@ class Candidates:
 def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) -> dict[str, Any]:
     """Merit of an untrained network, rounded and compiled as its finish says; with `damage`, that of its answers."""
 
+    rough = finish.rough()
+
     def measure() -> dict[str, Any]:
         started, seconds = time.perf_counter(), dict[str, float]()
         session.listener.trying(f"timing untrained: {', '.join(map(describe, steps))}")
-        graph, _ = session.bench.graphs.after((*steps, *finish.rough()), seconds)
-        merit, measured = session.bench.probe(graph, finish.recipe(steps))
+        graph, _ = session.bench.graphs.after((*steps, *rough.steps), seconds)
+        merit, measured = session.bench.probe(graph, rough.recipe(steps))
         found: dict[str, Any] = {"steps": [describe(step) for step in steps], "merit": merit}
         if damage:
             cut, _ = session.bench.graphs.after(steps, seconds)
@@ -180,33 +191,44 @@ def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) 
             seconds["damage"] = time.perf_counter() - damaging
         return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
 
-    return session.once("probe", f"{key_of(steps)} {key_of(finish.rough())} {describe(finish.target)}", measure)
+    return session.once("probe", f"{key_of(steps)} {key_of(rough.steps)} {describe(rough.target)}", measure)
 
 
-def probe_budget(session: Session, finishes: Sequence[Finish]) -> int:
-    """How many untrained networks may be timed: by what the first, a uniform half on every finish, has taken."""
-    graph, _ = session.bench.graphs.after((), {})
-    stages = find_stages(graph, 1)
-    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
-    taken = [probe(session, steps, finish) for finish in finishes] if steps else []
-    each_s = max((x["wall_s"] for x in taken if "wall_s" in x), default=5.0)
-    count = min(_MOST_PROBES, int(_SHARE * min(session.left_s(), 1e6) / each_s))
+def probe_budget(session: Session, finish: Finish) -> int:
+    """How many untrained networks may be timed: by what the first, a uniform half, has taken."""
+    steps = _half(session)
+    each_s = probe(session, steps, finish).get("wall_s", 5.0) if steps else 5.0
+    left_s = max(min(session.left_s(), 1e6), 0.0)
+    count = min(_MOST_PROBES, int(_SHARE * left_s / each_s))
+    if count < FEWEST_PROBES <= _LARGEST_SHARE * left_s / each_s:
+        count = FEWEST_PROBES
     return int(session.once("plan", "probes", lambda: {"count": count, "each_s": each_s})["count"])
 
 
 def better_finish(session: Session, finishes: Sequence[Finish]) -> Finish:
-    """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost."""
-    graph, _ = session.bench.graphs.after((), {})
-    stages = find_stages(graph, 1)
-    steps = steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
+    """The finish on which the network cut by a uniform half is best: runtimes differ in what narrow layers cost.
+
+    Of those that are about equal, the one that compiles sooner, since it leaves time for more candidates.
+    """
+    steps = _half(session)
     if not steps or len(finishes) < 2:
         return finishes[0]
-    merits = [probe(session, steps, finish).get("merit", 0.0) for finish in finishes]
-    best = max(range(len(finishes)), key=lambda i: merits[i])
+    probes = [probe(session, steps, finish) for finish in finishes]
+    merits = [found.get("merit", 0.0) for found in probes]
+    equal = [i for i, merit in enumerate(merits) if merit * _ABOUT_EQUAL >= max(merits)]
+    best = min(equal, key=lambda i: probes[i].get("wall_s", 0.0))
     for index, finish in enumerate(finishes):
-        why = f"{merits[index]:.2f} times better than the original when cut by half"
+        why = f"{merit_text(merits[index], session.budget)} when cut by half"
+        why += f", measured in {probes[index].get('wall_s', 0.0):.0f} s"
         session.decide(f"finish {describe(finish.target)}", index == best, why)
     return finishes[best]
+
+
+def _half(session: Session) -> Steps:
+    """What cuts all that can be cut exactly by a half; empty where that is nothing."""
+    graph, _ = session.bench.graphs.after((), {})
+    stages = find_stages(graph, 1)
+    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
 
 
 def _damage(session: Session, graph: GraphModule) -> float:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.fx import GraphModule
 
 import hasten.errors
+from hasten import environments
 from hasten.children import Child, follow_parent
 from hasten.errors import HastenError
 from hasten.graph.capture import has_dynamic_batch
@@ -184,6 +185,7 @@ def _inputs(path: Path) -> Inputs:
 def _serve(memory_bytes: int) -> None:
     """The child's loop: one JSON line in, one JSON line out, until the parent closes the pipe."""
     follow_parent()
+    environments.keep_warm()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     # Compilers print to standard output; keep the pipe for answers alone.
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -34,7 +34,8 @@ def write_details(bench: Bench, best: Trial, path: Path) -> None:
     """
     found: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # nothing here may cost a run its result
-        found["latency_ms"] = _latencies(bench, best)
+        if best.latency is not None:
+            found["latency_ms"] = _latencies(bench, best)
     with contextlib.suppress(Exception):
         found |= _of_graphs(bench, best)
     path.write_text(json.dumps(found))

@@ -10,10 +10,9 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from hasten.errors import HastenError, InvalidInput
@@ -72,7 +71,7 @@ class Nodes:
         task: The user's task; must be picklable, and its code importable under the same paths on every machine.
         holdout: As stored in `folder`.
         folder: The run folder, which every machine sees under the same path, as on a shared file system.
-        objective, compile_limit_s: See `Bench`.
+        objective, compile_limit_s, limits: See `Bench`.
 
     Attributes:
         refused: Why a machine does not take part, by its name.
@@ -83,13 +82,21 @@ class Nodes:
     """
 
     def __init__(
-        self, address: str, task: Task, holdout: Holdout, folder: Path, objective: str, compile_limit_s: float
+        self,
+        address: str,
+        task: Task,
+        holdout: Holdout,
+        folder: Path,
+        objective: str,
+        compile_limit_s: float,
+        limits: Mapping[str, float],
     ) -> None:
         self._ray = import_ray()
         self._nodes: list[_Node] = []
         self.refused: dict[str, str] = {}
         self.shared: list[str] = []
-        setup = {"task": task, "holdout": holdout, "folder": folder, "about": (objective, compile_limit_s)}
+        about = (objective, compile_limit_s, dict(limits))
+        setup = {"task": task, "holdout": holdout, "folder": folder, "about": about}
         self._folder = folder
         self._setup = _pickled(self._ray, setup)
         self._owned = not self._ray.is_initialized()
@@ -160,9 +167,7 @@ class Nodes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _free(self, wave: _Wave) -> list[_Node]:
@@ -256,7 +261,8 @@ class TrialMaker:
         """Take the task and start the original; empty, or why that cannot be.
 
         Args:
-            setup: Pickled by the driver: task, holdout, run folder, objective, time limit of a compilation.
+            setup: Pickled by the driver: task, holdout, run folder, objective, time limit of a compilation,
+                limits.
             name: Of this machine.
             like: Fingerprint of the driver.
         """
@@ -274,8 +280,9 @@ class TrialMaker:
             if not (folder / JOURNAL).is_file():
                 return f"it does not see {folder}; the run folder must be on a file system that all machines share"
             graph = capture(task.model, task.inner.example)
-            trials, (objective, limit_s) = folder / "trials", found["about"]
-            self._bench = Bench(task, graph, found["holdout"], trials, objective, limit_s, own=f"-{name}")
+            trials, (objective, limit_s, limits) = folder / "trials", found["about"]
+            own = f"-{name}"
+            self._bench = Bench(task, graph, found["holdout"], trials, objective, limit_s, own, limits)
         except Exception as error:
             return reason(error)
         return ""

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from hasten.judged import describe
+from hasten.recipe import name_of
 from hasten.search.finals import Final
 from hasten.search.journal import Journal
+from hasten.search.limits import applying
 from hasten.search.trial import Trial, fits
 from hasten.task import Budget
 
@@ -35,6 +38,8 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
     """
     if passing:
         best = passing[0]
+        if budget.limits:
+            return " ".join(_judged_pass(final, budget) for final in _first_of_each(passing))
         how = f"{best.merit(budget.objective):.2f}x {_BETTER[budget.objective]}"
         return (
             f"{best.trial.name} is {how} and passed: the drop is at most {best.certificate.upper_bound:.4f} "
@@ -42,12 +47,12 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
         )
     if finals:
         nearest = min(finals, key=lambda f: f.certificate.upper_bound)
-        if nearest.certificate.passed and nearest.passed(budget):
+        if nearest.latency is not None and nearest.certificate.passed and nearest.passed(budget):
             return (
                 f"Nothing was better than the original. Nearest: {nearest.trial.name}, which kept the accuracy, but is "
                 f"{nearest.merit(budget.objective):.2f}x {_BETTER[budget.objective]} in the final timing."
             )
-        if nearest.certificate.passed:
+        if nearest.certificate.passed and nearest.latency is not None:
             return (
                 f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
                 f"{nearest.latency.median_ms:.2f} ms in the final timing, above {budget.max_latency_ms:g}."
@@ -57,7 +62,7 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
             f"bounded by {nearest.certificate.upper_bound:.4f}, above the budget of {nearest.certificate.max_drop:g}. "
             "More holdout samples or a larger budget would help."
         )
-    measured = [t for t in trials[1:] if t.latency]
+    measured = [t for t in trials[1:] if t.measured]
     if not measured:
         return "No candidate could be measured; the trials say why."
     kept = [t for t in measured if t.drop <= budget.max_drop]
@@ -67,6 +72,12 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
             f"Nothing kept the budget on the search part. Nearest: {nearest_trial.name}, drop {nearest_trial.drop:.4f}."
         )
     best_trial = max(kept, key=lambda t: t.merit)
+    if budget.limits:
+        own = applying(best_trial.recipe.target, budget.limits)
+        return (
+            f"Nothing that kept the accuracy was within the limits. Nearest: {best_trial.name}, "
+            f"{describe(best_trial.judged, own)} ({best_trial.recipe.target.evidence})."
+        )
     assert best_trial.latency is not None
     if fits(best_trial, budget):
         how = f"{best_trial.merit:.2f}x {_BETTER[budget.objective]}"
@@ -74,6 +85,23 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
     return (
         f"Nothing that kept the accuracy was within the limits. Nearest: {best_trial.name}, "
         f"{best_trial.latency.median_ms:.2f} ms, {best_trial.size_bytes} bytes."
+    )
+
+
+def _first_of_each(passing: Sequence[Final]) -> list[Final]:
+    """The best of every target."""
+    first: dict[str, Final] = {}
+    for final in passing:
+        first.setdefault(name_of(final.trial.recipe.target), final)
+    return list(first.values())
+
+
+def _judged_pass(final: Final, budget: Budget) -> str:
+    target, proof = final.trial.recipe.target, final.certificate
+    return (
+        f"{final.trial.name} passed within the limits: {describe(final.trial.judged, applying(target, budget.limits))} "
+        f"({target.evidence}, not timed); the drop is at most {proof.upper_bound:.4f} with "
+        f"{proof.family_confidence:.0%} confidence."
     )
 
 

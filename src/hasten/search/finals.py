@@ -1,12 +1,15 @@
 """The end of a run: choose finalists on the search part, time them again, certify them on the other part."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from hasten.errors import HastenError, Unsupported
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
-from hasten.measure.worker import Worker
+from hasten.measure.worker import ProgramFailed, Worker
+from hasten.recipe import name_of
 from hasten.search.bench import Bench
 from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
@@ -17,41 +20,45 @@ _SAFE_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Final:
-    """A finalist with its careful timing, its throughput, and its certificate."""
+    """A finalist with its careful timing, its throughput, and its certificate; what is judged is not timed."""
 
     trial: Trial
-    latency: Latency
-    throughput: Throughput
+    latency: Latency | None
+    throughput: Throughput | None
     certificate: Certificate
 
     def merit(self, objective: str) -> float:
-        """Times better than the original in the objective."""
+        """Times better than the original in the objective; of what is judged, its room under the limits."""
+        if self.latency is None or self.throughput is None:
+            return self.trial.merit
         found = {"latency": self.latency.ratio, "throughput": self.throughput.ratio}
         return found.get(objective, self.trial.merit)
 
     def passed(self, budget: Budget) -> bool:
         """Whether it is certified and, timed carefully, within the limits."""
-        fast = budget.max_latency_ms is None or self.latency.median_ms <= budget.max_latency_ms
+        most_ms = budget.max_latency_ms
+        fast = most_ms is None or (self.latency is not None and self.latency.median_ms <= most_ms)
         return self.certificate.passed and fast
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        parts = {name: getattr(self, name).to_json() for name in ("latency", "throughput", "certificate")}
-        return {"number": self.trial.number} | parts
+        parts = {name: getattr(self, name) for name in ("latency", "throughput", "certificate")}
+        return {"number": self.trial.number} | {name: x.to_json() if x else None for name, x in parts.items()}
 
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, and the original timed with them."""
+    """The finalists, and the original timed with them; by number, why a finalist failed only here."""
 
     finals: list[Final]
     latency: Latency
     throughput: Throughput
+    failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         original = {"latency": self.latency.to_json(), "throughput": self.throughput.to_json()}
-        return {"original": original, "finals": [final.to_json() for final in self.finals]}
+        return {"original": original, "finals": [final.to_json() for final in self.finals], "failed": self.failed}
 
     @classmethod
     def from_json(cls, document: dict[str, Any], trials: list[Trial]) -> "Finals":
@@ -60,14 +67,14 @@ class Finals:
         finals = [
             Final(
                 by_number[f["number"]],
-                Latency(**f["latency"]),
-                Throughput(**f["throughput"]),
+                Latency(**f["latency"]) if f["latency"] else None,
+                Throughput(**f["throughput"]) if f["throughput"] else None,
                 Certificate(**f["certificate"]),
             )
             for f in document["finals"]
         ]
         original = document["original"]
-        return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]))
+        return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]), document["failed"])
 
 
 def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
@@ -81,6 +88,11 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
         budget: What was asked for.
     """
     within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
+    devices = {name_of(t.recipe.target) for t in within} if budget.limits else set()
+    if len(devices) > 1:
+        # Room under the limits of one device says nothing about another: the best of each goes first.
+        firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
+        return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
         safest = min(within, key=lambda t: (t.changed, -t.merit))
@@ -90,27 +102,65 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
 
 
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
-    """Time all finalists and the original in turns, then certify each."""
-    holdout = bench.holdout
-    bench.revive()
-    with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {"original": bench.baseline}
-        for trial in finalists:
+    """Time all finalists and the original in turns, then certify each; what is judged is certified alone.
+
+    A finalist whose program fails here is left out, and the others are timed again. Its share of the certificates'
+    error is not given to them: that would be choosing after the certifying part was seen.
+    """
+    shares = dict(zip([trial.number for trial in finalists], error_shares(len(finalists)), strict=True))
+    failed: dict[str, str] = {}
+    while True:
+        standing = [trial for trial in finalists if str(trial.number) not in failed]
+        bench.revive()
+        with contextlib.ExitStack() as stack:
+            try:
+                return _round(bench, standing, budget, shares, stack, failed)
+            except _FinalistFailed as error:
+                failed[str(error.number)] = str(error)
+
+
+class _FinalistFailed(Exception):
+    def __init__(self, number: int, error: HastenError) -> None:
+        super().__init__(str(error))
+        self.number = number
+
+
+def _round(
+    bench: Bench,
+    finalists: list[Trial],
+    budget: Budget,
+    shares: Mapping[int, float],
+    stack: contextlib.ExitStack,
+    failed: dict[str, str],
+) -> Finals:
+    inputs, sizes, workers = bench.holdout.inputs, bench.sizes, dict[str, Worker]()
+    for trial in finalists:
+        with _blamed_on(trial):
             workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
-        latencies = compare(workers, "original", holdout.inputs, batch=bench.sizes.latency, turns=_FINAL_TURNS)
-        throughputs = best_throughput(
-            workers, "original", holdout.inputs, smallest=bench.sizes.latency, largest=bench.sizes.largest
-        )
-        finals = [
-            Final(
-                trial,
-                latencies[str(trial.number)],
-                throughputs[str(trial.number)],
-                _certify(bench, trial, workers[str(trial.number)], budget, len(finalists), share),
-            )
-            for trial, share in zip(finalists, error_shares(len(finalists)), strict=True)
-        ]
-    return Finals(finals, latencies["original"], throughputs["original"])
+    timed = {"original": bench.baseline} | ({} if bench.limits else workers)
+    try:
+        latencies = compare(timed, "original", inputs, batch=sizes.latency, turns=_FINAL_TURNS)
+        throughputs = best_throughput(timed, "original", inputs, smallest=sizes.latency, largest=sizes.largest)
+    except ProgramFailed as error:
+        broken = [trial for trial in finalists if workers[str(trial.number)].failure]
+        if not broken:
+            raise
+        raise _FinalistFailed(broken[0].number, error) from error
+    finals = []
+    for trial in finalists:
+        name = str(trial.number)
+        with _blamed_on(trial):
+            found = _certify(bench, trial, workers[name], budget, len(shares), shares[trial.number])
+            finals.append(Final(trial, latencies.get(name), throughputs.get(name), found))
+    return Finals(finals, latencies["original"], throughputs["original"], failed)
+
+
+@contextlib.contextmanager
+def _blamed_on(trial: Trial) -> Iterator[None]:
+    try:
+        yield
+    except (ProgramFailed, Unsupported) as error:
+        raise _FinalistFailed(trial.number, error) from error
 
 
 def error_shares(finalists: int) -> list[float]:

@@ -74,7 +74,7 @@ def promise(trial: Trial, best: float, max_drop: float, samples: int, rungs_left
         samples: Of the search part, whose noise the drop has.
         rungs_left: Trainings that are still to come.
     """
-    if trial.latency is None:
+    if not trial.measured:
         return 0.0
     expected = trial.drop * _LEFT_AFTER_RUNG**rungs_left if trial.drop > 0 else trial.drop
     noise = max(trial.changed, 1 / samples) / samples

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
-from hasten.recipe import Target
+from hasten.recipe import Target, name_of
 from hasten.search.session import Attempt, Session
 from hasten.search.space import free, quantized, with_more_effort
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, merit_text
 
 # A runtime that is this much slower than the best at the same thing does not win by better rounding.
 _NEAR = 1.3
@@ -22,13 +22,17 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
     Raises:
         OutOfTime: The deadline is near.
     """
-    recipes = free(usable), quantized(usable)
+    limits = session.budget.limits
+    recipes = free(usable, limits), quantized(usable, limits)
     session.listener.begin(sum(map(len, recipes)))
     trials = session.attempt_all(map(Attempt, itertools.chain(*recipes)))
-    plain = [trial for trial in trials[len(recipes[0]) :] if trial.latency]
+    plain = [trial for trial in trials[len(recipes[0]) :] if trial.measured]
     if not plain:
         return
-    session.attempt_all(_worth_more_effort(session, plain))
+    # What is judged of one device says nothing about another, so only timed targets are compared.
+    names = {name_of(trial.recipe.target) for trial in plain} if session.budget.limits else {""}
+    groups = [[t for t in plain if not name or name_of(t.recipe.target) == name] for name in sorted(names)]
+    session.attempt_all(itertools.chain(*(_worth_more_effort(session, group) for group in groups)))
 
 
 def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt]:
@@ -40,7 +44,8 @@ def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt
         for recipe in with_more_effort(trial.recipe, graph, lost):
             name = Trial(0, recipe).name
             if trial.merit * _NEAR < fastest:
-                why = f"this runtime is {fastest / trial.merit:.2f} times slower than the best at plain rounding"
+                best, own = merit_text(fastest, session.budget), merit_text(trial.merit, session.budget)
+                why = f"at plain rounding it is {own}, and the best is {best}"
                 session.decide(name, False, why)
                 continue
             gain = trial.merit / max(session.best.merit if session.best else 1.0, 1e-9)

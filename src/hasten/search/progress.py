@@ -1,6 +1,5 @@
 """What a running search tells: what is being tried, the best so far, the time left."""
 
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -82,7 +81,5 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()

@@ -21,7 +21,7 @@ from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, spread
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
-from hasten.search.trial import Trial, fits
+from hasten.search.trial import Trial, fits, merit_text
 from hasten.training import mean_score, quiet, watched
 
 # Only what is this much better than the best so far is worth training.
@@ -58,12 +58,12 @@ def train_and_race(session: Session) -> None:
         session.decide("training", False, "nothing ran that a trained candidate could end as")
         return
     rescue_rounding(session)
-    probes = probe_budget(session, ends)
+    finish = better_finish(session, ends)
+    probes = probe_budget(session, finish)
     if probes < FEWEST_PROBES:
         why = f"time allows for {probes} timings of cut networks, and {FEWEST_PROBES} are needed"
         session.decide("training", False, why)
         return
-    finish = better_finish(session, ends)
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
     pool = candidates.first(base)
@@ -73,7 +73,8 @@ def train_and_race(session: Session) -> None:
         best = session.best.merit if session.best else 1.0
         field = _eligible(session, candidates, pool, tried, best, ceiling, first=number == 0)
         if not field:
-            session.decide(f"race {number + 1}", False, f"no architecture is {_MARGIN} times better than {best:.2f}x")
+            why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
+            session.decide(f"race {number + 1}", False, why)
             return
         cost = step_cost(session, field[0])
         heat = _plan(session, finish, cost, len(field), number, started_s)
@@ -114,7 +115,8 @@ def _announce(
 ) -> None:
     each_s = heat.cost_s / heat.entrants
     for a in sorted(field, key=lambda a: -a.merit):
-        why = f"untrained it is {a.merit:.2f}x, the best so far {best:.2f}x; predicted damage {a.damage:.3g}"
+        own, other = merit_text(a.merit, session.budget), merit_text(best, session.budget)
+        why = f"untrained it is {own}, the best so far {other}; predicted damage {a.damage:.3g}"
         session.decide(a.name, a in entrants, why, a.merit / best, each_s)
 
 
@@ -135,7 +137,8 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
         ranked.sort(key=lambda entry: -entry[0])
         kept = ranked[: max(1, len(ranked) // 2)]
         for worth, a, trial in ranked if not final else []:
-            why = f"{trial.merit:.2f}x with a drop of {trial.drop:+.4f} after {steps} steps: promise {worth:.3f}"
+            own = merit_text(trial.merit, session.budget)
+            why = f"{own} with a drop of {trial.drop:+.4f} after {steps} steps: promise {worth:.3f}"
             why = f"it failed: {trial.failure}" if trial.failure else why
             chosen = not trial.failure and any(a is k[1] for k in kept)
             session.decide(f"rung {rung + 2} of {a.name}", chosen, why, trial.merit / best)
@@ -174,7 +177,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
         cost: Of a training step.
     """
     at = [i for i, step in enumerate(trial.recipe.steps) if name_of(step) == "quantize"]
-    if not at or trial.latency is None or trial.drop <= session.budget.max_drop:
+    if not at or not trial.measured or trial.drop <= session.budget.max_drop:
         return
     before, plain = trial.recipe.steps[: at[0]], trial.recipe.steps[at[0]]
     drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
@@ -197,7 +200,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
 def rescue_rounding(session: Session) -> None:
     """The same for the original: where rounding is the fastest but loses too much."""
     best = session.best.merit if session.best else 1.0
-    rounded = [t for t in session.trials if t.latency and any(name_of(s) == "quantize" for s in t.recipe.steps)]
+    rounded = [t for t in session.trials if t.measured and any(name_of(s) == "quantize" for s in t.recipe.steps)]
     fastest = max(rounded, key=lambda t: t.merit, default=None)
     if fastest is None or fastest.merit < best * _MARGIN or fastest.drop <= session.budget.max_drop:
         return

@@ -13,6 +13,15 @@ from hasten.search.bench import Bench
 from hasten.task import Task
 
 
+def seconds_to_recertify(path: Path) -> float | None:
+    """About how long `recertify` computes, from the artifact's own measurements; None where it has none."""
+    certificate, measured = Artifact(path).certificate, Artifact(path).measurements
+    if certificate is None or measured is None:
+        return None
+    latency = measured["latency"]
+    return float(certificate["n"] * latency["median_ms"] * (1 + latency["ratio"]) / 1e3)
+
+
 def recertify(path: Path, task: Task) -> Certificate:
     """The certificate of an artifact, made anew from its program and the task's data.
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
 from hasten.search.folder import JOURNAL, check_same, identity, opened
 from hasten.search.journal import Journal
+from hasten.search.limits import check_finalists
+from hasten.search.packing import ship_each, ship_final
 from hasten.search.post_training import post_training
 from hasten.search.progress import Listener, Silent
 from hasten.search.race import train_and_race
 from hasten.search.session import OutOfTime, Session
-from hasten.search.ship import remove_candidates, ship
+from hasten.search.ship import remove_candidates
 from hasten.search.space import usable_targets
 from hasten.search.trial import Trial, floor_of
 from hasten.task import Budget, Task
@@ -47,6 +49,7 @@ class Result:
     Attributes:
         folder: The run folder.
         best: The best artifact that passed its certificate, or None.
+        best_of: Of several judged targets the best of each that passed, by name; empty where targets are timed.
         explanation: One sentence on how it ended.
         trials: Every trial; number 0 is the original.
         finals: The certified finalists, best first.
@@ -56,6 +59,7 @@ class Result:
 
     folder: Path
     best: Artifact | None
+    best_of: dict[str, Artifact]
     explanation: str
     trials: list[Trial]
     finals: list[Final]
@@ -69,6 +73,7 @@ def run(
     budget: Budget | None = None,
     *,
     targets: str | Sequence[str] = "auto",
+    limits: Mapping[str, float] | None = None,
     out: str | os.PathLike[str] = "runs/last",
     seed: int = 0,
     resume: bool = False,
@@ -80,7 +85,9 @@ def run(
     Args:
         task: Model, data and score.
         budget: Accepted drop, confidence, time and objective; default: the fastest at one point and 95%, no deadline.
-        targets: "auto" or target names.
+        targets: "auto" or target names: all timed, or all judged by a simulator or the vendor's compiler.
+        limits: Replaces `budget.limits`: the most (or least) that is accepted of what judged targets state, such as
+            {"luts": 40000}. What passes is then what keeps the accuracy within them; nothing is timed but the original.
         out: Run folder; must be new or empty, or hold a run to resume.
         seed: Decides the holdout split and everything random after it.
         resume: Go on with the run in `out`, if there is one; what it finished is not done again.
@@ -91,9 +98,11 @@ def run(
         InvalidInput: The task, the budget or the folder breaks a rule; nothing was searched yet.
     """
     budget, listener = budget or Budget(), listener or Silent()
+    budget = budget if limits is None else replace(budget, limits=dict(limits))
     if ray is not None:
         import_ray()
-    usable, missing = usable_targets(targets)
+    usable, missing = usable_targets(targets, budget.limits)
+    check_finalists(usable, budget)
     with opened(Path(out), resume) as folder:
         # From here on the folder is that of a run, and a search killed before its first event can be resumed.
         (folder / JOURNAL).touch()
@@ -120,7 +129,8 @@ def run(
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")
-        with Bench(task, graph, holdout, folder / "trials", budget.objective, _compile_limit_s(budget)) as bench:
+        about = budget.objective, _compile_limit_s(budget)
+        with Bench(task, graph, holdout, folder / "trials", *about, limits=budget.limits) as bench:
             _check_certifiable(bench, budget)
             journal.once("begin", "", lambda: begin)
             for name, reason in missing.items():
@@ -129,8 +139,7 @@ def run(
                 nodes = None
                 if ray is not None and journal.find("finalists") is None:
                     listener.trying("starting the original on the machines of the cluster")
-                    about = budget.objective, _compile_limit_s(budget)
-                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, *about))
+                    nodes = stack.enter_context(Nodes(ray, task, holdout, folder, *about, budget.limits))
                     _tell(nodes, journal, listener)
                 session = Session(bench, budget, journal, listener, folder, seed, nodes=nodes)
                 _try_all(session, usable)
@@ -152,7 +161,11 @@ def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
     phases: list[tuple[str, Callable[[], None]]] = [("post-training", lambda: post_training(session, usable))]
-    if budget.training and (session.bench.task.train is not None or budget.minutes is not None):
+    trains = budget.training and (session.bench.task.train is not None or budget.minutes is not None)
+    if trains and budget.limits and len(usable) > 1:
+        why = "room under the limits of one judged target says nothing about another; search for one at a time to train"
+        session.decide("training", False, why)
+    elif trains:
         phases.append(("training", lambda: train_and_race(session)))
     if journal.find("finalists") is None:
         try:
@@ -174,6 +187,8 @@ def _finals(session: Session) -> Finals:
     listener.trying(f"certifying {len(chosen)} finalists")
     finalists = [session.trials[number] for number in chosen]
     found = journal.once("finals", "", lambda: run_finals(session.bench, finalists, budget).to_json())
+    for number, why in found["failed"].items():
+        listener.say(f"finalist {session.trials[int(number)].name} is out: {why}")
     return Finals.from_json(found, session.trials)
 
 
@@ -205,7 +220,8 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
     passing = [final for final in ranked if final.passed(budget) and final.merit(budget.objective) > floor]
     taken: dict[str, float] = {}
     with clock(taken, "pack"):
-        best = _ship_best(session, passing[0]) if passing else None
+        best = ship_final(session, passing[0], _BEST) if passing else None
+        best_of = ship_each(session, passing, best) if best and budget.limits else {}
     if passing:
         with clock(taken, "details"):
             write_details(session.bench, passing[0].trial, folder / DETAILS)
@@ -218,6 +234,7 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
         | {
             "explanation": explanation,
             "best": best.path.name if best else None,
+            "best_of": {name: artifact.path.name for name, artifact in best_of.items()},
             "best_number": passing[0].trial.number if passing else None,
             "finals": [final.to_json() for final in ranked],
             "trials": [trial.to_json() for trial in session.trials],
@@ -230,13 +247,4 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
     scratch.rename(folder / "result.json")
     journal.once("end", "", lambda: {"explanation": explanation})
     report = write_report(folder)
-    return Result(folder, best, explanation, session.trials, ranked, finals.latency, finals.throughput, report)
-
-
-def _ship_best(session: Session, final: Final) -> Artifact:
-    out = session.folder / _BEST
-    if out.exists():  # a resume of a run that had come this far
-        return Artifact(out)
-    found = {"latency": final.latency.to_json(), "throughput": final.throughput.to_json()}
-    certificate = final.certificate.to_json()
-    return ship(session.bench, final.trial, out, certificate=certificate, measurements=found)
+    return Result(folder, best, best_of, explanation, session.trials, ranked, finals.latency, finals.throughput, report)

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hasten import judged
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
 from hasten.search.distributed import Job, Nodes, NodesLost
 from hasten.search.journal import Journal
+from hasten.search.limits import applying
 from hasten.search.progress import Listener
 from hasten.search.ship import keep_best_so_far
-from hasten.search.trial import Trial, contenders
+from hasten.search.trial import Trial, contenders, merit_text
 from hasten.task import Budget
 
 _FIRST_GUESS_S = 5.0
@@ -151,7 +153,8 @@ class Session:
 
     def _add(self, trial: Trial) -> None:
         self.trials.append(trial)
-        self.listener.done(_line(trial, self.budget.objective), f"best {self.best.merit:.2f}x" if self.best else "")
+        best = f"best {merit_text(self.best.merit, self.budget)}" if self.best else ""
+        self.listener.done(_line(trial, self.budget), best)
 
     def _check_time(self, a: Attempt) -> None:
         if (self.trial_s(a.recipe) if a.expected_s is None else a.expected_s) > self.left_s():
@@ -197,9 +200,9 @@ class Session:
     def trial_s(self, recipe: Recipe) -> float:
         """What a trial takes beside its training: the mean of those of its target and techniques, learned so far."""
         own = [
-            sum(_measuring(t)) for t in self.trials if t.latency and name_of(t.recipe.target) == name_of(recipe.target)
+            sum(_measuring(t)) for t in self.trials if t.measured and name_of(t.recipe.target) == name_of(recipe.target)
         ]
-        own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.latency] or [_FIRST_GUESS_S]
+        own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.measured] or [_FIRST_GUESS_S]
         return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
 
     def step_s(self, step: Technique) -> float:
@@ -221,7 +224,9 @@ class Session:
         """What the finals will take: inference on the certifying part, and throughput at growing batches."""
         holdout = self.bench.holdout
         share = len(holdout.certify) / max(len(holdout.search), 1)
-        slowest = max((t.seconds.get("accuracy", 0.0) for t in self.trials), default=0.0)
+        # Of what may be in the finals: a runtime that is slow does not get there.
+        ranked = sorted(contenders(self.trials, self.budget), key=lambda t: -t.merit)[: self.budget.finalists]
+        slowest = max((t.seconds.get("accuracy", 0.0) for t in ranked or self.trials), default=0.0)
         original_s = self.trials[0].latency.median_ms / 1e3 if self.trials and self.trials[0].latency else 0.0
         batches_s = original_s * 2 * self.bench.sizes.largest * 5
         return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
@@ -239,8 +244,12 @@ def _measuring(trial: Trial) -> list[float]:
     return [trial.seconds.get(stage, 0.0) for stage in ("compile", "load", "latency", "accuracy", "unload")]
 
 
-def _line(trial: Trial, objective: str) -> str:
+def _line(trial: Trial, budget: Budget) -> str:
     if trial.failure:
         return f"  {trial.name}: failed: {trial.failure}"
+    if trial.judged:
+        found = judged.describe(trial.judged, applying(trial.recipe.target, budget.limits))
+        return f"  {trial.name}: {found} ({trial.recipe.target.evidence}), drop {trial.drop:+.4f} on the search part"
+    objective = budget.objective
     gain = "" if objective == "latency" else f", {objective} {trial.merit:.2f}x better"
     return f"  {trial.name}: {trial.ratio:.2f}x faster{gain}, drop {trial.drop:+.4f} on the search part"

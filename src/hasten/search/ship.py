@@ -57,8 +57,11 @@ def keep_best_so_far(bench: Bench, folder: Path, trial: Trial) -> None:
     """
     out = folder / f"candidate-{trial.number:04d}.hasten"
     if not out.exists():
-        assert trial.latency is not None
-        found = {"latency": trial.latency.to_json(), "search_part": {"score": trial.score, "drop": trial.drop}}
+        found: dict[str, Any] = {"search_part": {"score": trial.score, "drop": trial.drop}}
+        if trial.latency is not None:
+            found["latency"] = trial.latency.to_json()
+        else:
+            found |= {"judged": trial.judged, "evidence": trial.recipe.target.evidence}
         ship(bench, trial, out, certificate=None, measurements=found)
     remove_candidates(folder, out)
 

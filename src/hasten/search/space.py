@@ -10,33 +10,35 @@ from torch.fx import GraphModule, Node
 
 from hasten.errors import InvalidInput, unknown
 from hasten.recipe import Recipe, Target, Technique, make_target, make_technique, name_of, options_of, targets
+from hasten.search.limits import check_targets, options_for
 
 BASELINE = "eager"
 _NOT_BY_ITSELF = {"null"}
 
 
-def usable_targets(wanted: str | Sequence[str]) -> tuple[dict[str, type[Target]], dict[str, str]]:
+def usable_targets(
+    wanted: str | Sequence[str], limits: Mapping[str, float] | None = None
+) -> tuple[dict[str, type[Target]], dict[str, str]]:
     """The target classes to search, and what is missing for those that cannot be used here.
 
     Args:
-        wanted: "auto" for every target that is usable, or names.
+        wanted: "auto" for every timed target that is usable, or names: all timed, or all judged.
+        limits: On what judged targets state.
 
     Raises:
-        InvalidInput: An unknown name, a named target that is not usable here, or nothing to search.
+        InvalidInput: An unknown name, a named target that is not usable here, targets and limits that do not go
+            together (see `limits.check_targets`), or nothing to search.
     """
     known = targets()
     timed = [n for n, part in known.items() if part.evidence == "timed"]
     names = [n for n in timed if n not in _NOT_BY_ITSELF] if wanted == "auto" else list(_as_names(wanted))
-    usable: dict[str, type[Target]] = {}
-    missing: dict[str, str] = {}
     for name in names:
         if name not in known:
             raise unknown("target", name, known)
-        if name not in timed:
-            raise InvalidInput(
-                f"`targets` must be timed on this machine to compete for speed, but {name} is {known[name].evidence}. "
-                f"Compile for it with `hasten apply`, or search among: {', '.join(timed)}."
-            )
+    check_targets({name: known[name] for name in names}, limits or {})
+    usable: dict[str, type[Target]] = {}
+    missing: dict[str, str] = {}
+    for name in names:
         if reason := known[name]().missing():
             missing[name] = reason
         else:
@@ -54,23 +56,28 @@ def _as_names(wanted: str | Sequence[str]) -> Sequence[str]:
     return [name for name in names if name]
 
 
-def variants(part: type[Any]) -> list[Any]:
-    """Every combination of the values that a target's or technique's options call worth searching."""
+def variants(part: type[Any], options: Mapping[str, Any] | None = None) -> list[Any]:
+    """Every combination of the values that a target's or technique's options call worth searching, beside `options`."""
     grids = {f.name: f.metadata["grid"] for f in dataclasses.fields(part) if f.metadata.get("grid")}
-    return [part(**dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
+    fixed = options or {}
+    return [part(**fixed, **dict(zip(grids, values, strict=True))) for values in itertools.product(*grids.values())]
 
 
-def free(usable: Mapping[str, type[Target]]) -> list[Recipe]:
-    """Recipes that change nothing: every target at every precision; those that compile machine code, slowly, last."""
+def free(usable: Mapping[str, type[Target]], limits: Mapping[str, float] | None = None) -> list[Recipe]:
+    """Recipes that change nothing: every target at every precision; those that compile machine code, slowly, last.
+
+    Under `limits` a target gets the options with which it states what is limited.
+    """
     original = Recipe((), make_target(BASELINE))
     quick_first = sorted(usable.values(), key=lambda part: bool(getattr(part, "native_code", False)))
-    recipes = [Recipe((), target) for part in quick_first for target in _here(part)]
+    recipes = [Recipe((), target) for part in quick_first for target in _here(part, limits)]
     return [recipe for recipe in recipes if recipe != original]
 
 
-def quantized(usable: Mapping[str, type[Target]]) -> list[Recipe]:
+def quantized(usable: Mapping[str, type[Target]], limits: Mapping[str, float] | None = None) -> list[Recipe]:
     """The original quantized as each target's kernels want it; what stays in float runs at the target's precision."""
-    return [Recipe(steps, target) for part in usable.values() for steps in _quantizers(part) for target in _here(part)]
+    pairs = ((steps, part) for part in usable.values() for steps in _quantizers(part))
+    return [Recipe(steps, target) for steps, part in pairs for target in _here(part, limits)]
 
 
 def with_more_effort(recipe: Recipe, graph: GraphModule, lost: bool) -> list[Recipe]:
@@ -107,8 +114,8 @@ def _with_dynamic_activations(step: Technique) -> Technique:
     return make_technique("quantize", options_of(step) | {"activations": "int8_dynamic"})
 
 
-def _here(part: type[Target]) -> list[Target]:
-    return [target for target in variants(part) if not target.missing()]
+def _here(part: type[Target], limits: Mapping[str, float] | None) -> list[Target]:
+    return [target for target in variants(part, options_for(part, limits or {})) if not target.missing()]
 
 
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:

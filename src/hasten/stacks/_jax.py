@@ -155,9 +155,9 @@ def integer_table() -> dict[str, Callable[..., Any]]:
     table = {name: _floating(name, function) for name, function in FLOAT_TABLE.items()}
     table["quantized_decomposed.dequantize_per_tensor"] = _dequantize
     table["quantized_decomposed.dequantize_per_channel"] = _dequantize_per_channel
-    table["aten.linear"] = _integer_linear
+    table["aten.linear"] = _where_it_fits(_integer_linear, table["aten.linear"])
     for name in ("aten.conv1d", "aten.conv2d", "aten.conv3d"):
-        table[name] = _integer_conv
+        table[name] = _where_it_fits(_integer_conv, table[name])
     return table
 
 
@@ -165,6 +165,15 @@ def _floating(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     if name.startswith("operator."):
         return lambda *arguments: function(*map(_whole, arguments))
     return lambda xp, **arguments: function(xp, **{key: _whole(value) for key, value in arguments.items()})
+
+
+def _where_it_fits(integer: Callable[..., Any], floating: Callable[..., Any]) -> Callable[..., Any]:
+    def function(xp: Any, input: Any, weight: Any, **rest: Any) -> Any:
+        if _fits(input, weight):
+            return integer(input, weight, **rest)
+        return floating(xp, input=input, weight=weight, **rest)
+
+    return function
 
 
 def _dequantize(xp: Any, input: Any, scale: Any, zero_point: Any, **rest: Any) -> Any:
@@ -201,9 +210,7 @@ def _rescaled(product: Any, input: Any, weight: Any, bias: Any, trailing: int) -
     return result if bias is None else result + jnp.reshape(_whole(bias), shape)
 
 
-def _integer_linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> Any:
-    if not _fits(input, weight):
-        return FLOAT_TABLE["aten.linear"](xp, _whole(input), _whole(weight), _whole(bias))
+def _integer_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     contract = (((input.q.ndim - 1,), (1,)), ((), ()))
     product = lax.dot_general(input.q, weight.q, contract, preferred_element_type=jnp.int32)
     # sum (q - z) w = sum q w - z sum w; the second sum is a constant.
@@ -212,19 +219,8 @@ def _integer_linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _integer_conv(
-    xp: Any,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
-    if not _fits(input, weight):
-        return FLOAT_TABLE["aten.conv2d"](
-            xp, _whole(input), _whole(weight), _whole(bias), stride, padding, dilation, groups
-        )
     rank = weight.q.ndim - 2
     dilation = per_dimension(dilation, rank)
     pads = convolution_padding(padding, weight.q.shape[2:], dilation)

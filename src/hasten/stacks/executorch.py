@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import Unsupported
-from hasten.stacks._pieces import in_pieces
+from hasten.pieces import in_pieces
 
 
 def compile(folder: Path) -> dict[str, Any]:

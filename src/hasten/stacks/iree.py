@@ -10,7 +10,7 @@ import numpy as np
 
 from hasten.errors import Unsupported
 from hasten.graph.plan import Plan
-from hasten.stacks._pieces import in_pieces
+from hasten.pieces import in_pieces
 
 _FLAGS = ("--iree-opt-level=O3", "--iree-llvmcpu-target-cpu=host")
 

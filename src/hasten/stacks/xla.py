@@ -29,16 +29,3 @@ def load(folder: Path, integer: bool = False) -> Callable[..., tuple[np.ndarray,
             return tuple(np.asarray(y) for y in outputs)
 
     return program
-
-
-def stablehlo(folder: Path, batch: int) -> str:
-    """The StableHLO module of the plan in `folder` for one batch size, as text."""
-    import jax
-
-    from hasten.stacks._jax import function_of
-
-    plan = Plan.load(folder)
-    with jax.enable_x64(True):
-        shapes = [jax.ShapeDtypeStruct(tuple(s or batch for s in x.shape), np.dtype(x.dtype)) for x in plan.inputs]
-        text: str = jax.jit(function_of(plan, False)).lower(*shapes).as_text()
-        return text

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hasten.recipe import Program, check_options, option
 
@@ -34,6 +34,13 @@ class EthosU:
 
     evidence: ClassVar[str] = "estimated"
     stack: ClassVar[str] = "ethos_u"
+    judges: ClassVar[dict[str, dict[str, Any]]] = {
+        "cycles": {},
+        "sram_bytes": {},
+        "weight_bytes": {},
+        "latency_us": {},
+        "npu_share": {},
+    }
 
     accelerator: str = option("ethos-u55-128", "device and its multipliers", choices=_ACCELERATORS)
     precision: Literal["int8"] = option("int8", "weights and activations by LiteRT's own quantizer", choices=("int8",))
@@ -55,20 +62,10 @@ class EthosU:
         Raises:
             Unsupported: The graph is quantized already, or LiteRT or Vela cannot convert it.
         """
-        import tempfile
-
         from hasten import environments, judged
-        from hasten.errors import Unsupported
-        from hasten.targets._handover import write_calibration, write_program
+        from hasten.targets._handover import write_tflite
 
-        if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
-            raise Unsupported("Ethos-U must get a graph in float, which LiteRT quantizes. Leave out Quantize.")
-        with tempfile.TemporaryDirectory() as name:
-            scratch = Path(name)
-            example = write_program(graph, task, scratch, self.batch)
-            write_calibration(task, scratch, len(example[0]), self.samples)
-            environments.call("litert", "compile", folder=scratch, inputs=len(example), int8=True)
-            (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
+        write_tflite(graph, task, folder, self.batch, int8=True, samples=self.samples)
         report = environments.call("ethos_u", "compile", folder=folder.absolute(), accelerator=self.accelerator)
         (folder / "report.json").write_text(
             json.dumps({"evidence": "estimated", "accelerator": self.accelerator, **report}, indent=2)

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +23,17 @@ class Fpga:
     evidence: ClassVar[str] = "simulated"
     stack: ClassVar[str] = "fpga"
     placements: ClassVar[tuple[str, ...]] = ("symmetric",)
+    judges: ClassVar[dict[str, dict[str, Any]]] = {
+        "cycles": {},
+        "initiation_interval": {},
+        "luts": {"synthesis": "xilinx"},
+        "flip_flops": {"synthesis": "xilinx"},
+        "dsps": {"synthesis": "xilinx"},
+        "brams": {"synthesis": "xilinx"},
+        "clock_mhz": {"synthesis": "ecp5"},
+        "latency_us": {"synthesis": "ecp5"},
+        "samples_per_s": {"synthesis": "ecp5"},
+    }
 
     depth: int = option(8, "additions in a row between two registers: fewer, faster clock, more registers", low=1)
     multiplier_bits: int = option(10, "bits of the factors between layers", low=4, high=16)

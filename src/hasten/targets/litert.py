@@ -45,28 +45,9 @@ class LiteRt:
         Raises:
             Unsupported: The graph is quantized already, or holds an operator that LiteRT cannot convert.
         """
-        import tempfile
+        from hasten.targets._handover import write_tflite
 
-        from hasten import environments
-        from hasten.errors import Unsupported
-        from hasten.graph.capture import has_dynamic_batch
-        from hasten.targets._handover import write_calibration, write_program
-
-        if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
-            raise Unsupported(
-                "LiteRT must get a graph in float, but this one has quantize operators, which it would run in float. "
-                "Leave out Quantize and set precision='int8'."
-            )
-        batch = self.batch if has_dynamic_batch(graph) else len(task.example[0])
-        with tempfile.TemporaryDirectory() as name:
-            scratch = Path(name)
-            write_program(graph, task, scratch, batch)
-            if self.precision == "int8":
-                write_calibration(task, scratch, batch, self.samples)
-            environments.call(
-                "litert", "compile", folder=scratch, inputs=len(task.example), int8=self.precision == "int8"
-            )
-            (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
+        write_tflite(graph, task, folder, self.batch, int8=self.precision == "int8", samples=self.samples)
 
     def load(self, folder: Path) -> Program:
         """The interpreter over `model.tflite`; in this process where LiteRT's runtime is installed."""

@@ -22,7 +22,7 @@ _BINDINGS = "tensorrt_rtx_bindings"
 @dataclass(frozen=True)
 class TensorRt:
     """TensorRT-RTX's builder in an environment of its own. A graph of `Quantize(placement="signed")` multiplies int8.
-    Engines are built in every test; none was run on a GPU yet."""
+    Where that environment is installed, the tests build engines; none was run on a GPU yet."""
 
     evidence: ClassVar[str] = "timed"
     # An engine is machine code.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hasten.recipe import Program, check_options, option
 
@@ -18,6 +18,7 @@ class Tpu:
 
     evidence: ClassVar[str] = "estimated"
     stack: ClassVar[str] = "tpu"
+    judges: ClassVar[dict[str, dict[str, Any]]] = {"hbm_bytes": {}}
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     chip: Literal["v4", "v5e", "v5p", "v6e"] = option("v5e", "TPU generation", choices=("v4", "v5e", "v5p", "v6e"))

@@ -72,32 +72,8 @@ def _flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
     return [amount for pair in reversed(pads) for amount in pair]
 
 
-def convolve(xp: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    """Convolution of any rank as one matrix product over patches.
-
-    Args:
-        x: [N, C, *size].
-        weight: [O, C / groups, *kernel].
-        bias: [O] or None.
-
-    Returns:
-        [N, O, *out].
-    """
-    kernel = weight.shape[2:]
-    rank = len(kernel)
-    stride, dilation = per_dimension(stride, rank), per_dimension(dilation, rank)
-    pads = convolution_padding(padding, kernel, dilation)
-    x = pad(xp, x, _flat_pads(pads)) if any(map(any, pads)) else x
-    patches = windows(xp, x, kernel, stride, dilation)
-    batch, out, features = x.shape[0], patches.shape[3:], weight.shape[0]
-    columns = xp.reshape(patches, (batch, groups, weight.shape[1] * math.prod(kernel), math.prod(out)))
-    matrix = xp.reshape(weight, (groups, features // groups, -1))
-    result = xp.reshape(xp.matmul(matrix, columns), (batch, features, *out))
-    return result if bias is None else result + xp.reshape(bias, (-1, *[1] * rank))
-
-
 @entering(TABLE, "aten.conv1d", "aten.conv2d", "aten.conv3d")
-def _conv(
+def convolve(
     xp: Any,
     input: Any,
     weight: Any,
@@ -107,7 +83,32 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    return convolve(xp, input, weight, bias, stride, padding, dilation, groups)
+    """Convolution of any rank as one matrix product over patches.
+
+    Args:
+        xp: The array namespace.
+        input: [N, C, *size].
+        weight: [O, C / groups, *kernel].
+        bias: [O] or None.
+        stride: Once or per spatial dimension.
+        padding: See `stride`; or `same` / `valid`.
+        dilation: See `stride`.
+        groups: Of channels.
+
+    Returns:
+        [N, O, *out].
+    """
+    kernel = weight.shape[2:]
+    rank = len(kernel)
+    stride, dilation = per_dimension(stride, rank), per_dimension(dilation, rank)
+    pads = convolution_padding(padding, kernel, dilation)
+    x = pad(xp, input, _flat_pads(pads)) if any(map(any, pads)) else input
+    patches = windows(xp, x, kernel, stride, dilation)
+    batch, out, features = x.shape[0], patches.shape[3:], weight.shape[0]
+    columns = xp.reshape(patches, (batch, groups, weight.shape[1] * math.prod(kernel), math.prod(out)))
+    matrix = xp.reshape(weight, (groups, features // groups, -1))
+    result = xp.reshape(xp.matmul(matrix, columns), (batch, features, *out))
+    return result if bias is None else result + xp.reshape(bias, (-1, *[1] * rank))
 
 
 @entering(TABLE, "aten.conv_transpose1d", "aten.conv_transpose2d")
@@ -140,14 +141,14 @@ def _conv_transpose(
     turned = xp.flip(weight, axis=tuple(range(2, 2 + rank)))
     grouped = xp.reshape(turned, (groups, weight.shape[0] // groups, weight.shape[1], *kernel))
     forward = xp.reshape(xp.swapaxes(grouped, 1, 2), (groups * weight.shape[1], weight.shape[0] // groups, *kernel))
-    return convolve(xp, pad(xp, spread, _flat_pads(pads)), forward, bias, 1, 0, dilation, groups)
+    return convolve(xp, pad(xp, spread, _flat_pads(pads)), forward, bias, dilation=dilation, groups=groups)
 
 
 @entering(TABLE, "aten.convolution")
 def _convolution(xp: Any, transposed: bool = False, output_padding: Any = 0, **arguments: Any) -> Any:
     if transposed:
         return _conv_transpose(xp, output_padding=output_padding, **arguments)
-    return _conv(xp, **arguments)
+    return convolve(xp, **arguments)
 
 
 @entering(TABLE, "aten.max_pool1d", "aten.max_pool2d")

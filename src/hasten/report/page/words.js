@@ -25,6 +25,9 @@ const WORDS = {
     plainOriginal: "There were no labels: the score is agreement with the original.",
     method: "Method: {0}. {1}% confidence for all {2} finalists together. Sample indices SHA-256: {3}",
     throughput: "Throughput: {0} samples/s at batch {1}, {2} times the original's best.",
+    judged: "judged", evidence: "evidence", limitOf: "limit", judgedTitle: "Judged, not timed",
+    judgedNote: "These numbers come from a simulator or the vendor's compiler, not from the device. Nothing here is a speed, and nothing was compared with the original's time. Click a row to see the trial.",
+    judgedPlain: "Judged: {0}. Evidence: {1}; it was not run on the device.",
     reproduce: "Reproduce", reproduceNote: "With the task file in place of TASK:", versions: "Versions", skipped: "Targets not used here",
   },
   zh: {
@@ -52,6 +55,9 @@ const WORDS = {
     plainOriginal: "没有标签：得分为与原始模型的一致程度。",
     method: "方法：{0}。全部 {2} 个入围者合计置信度 {1}%。样本索引 SHA-256：{3}",
     throughput: "吞吐量：批大小 {1} 时每秒 {0} 个样本，为原始模型最佳值的 {2} 倍。",
+    judged: "评估值", evidence: "依据", limitOf: "限值", judgedTitle: "评估所得，未计时",
+    judgedNote: "这些数值来自仿真器或厂商编译器，而非设备本身。它们不是速度，也未与原始模型的耗时比较。点击表格行可查看该试验。",
+    judgedPlain: "评估值：{0}。依据：{1}；未在设备上运行。",
     reproduce: "复现", reproduceNote: "将 TASK 换成任务文件：", versions: "版本", skipped: "此处未使用的目标",
   },
 };
