@@ -35,10 +35,12 @@ def pack_products(graph: GraphModule, *, rounds_inputs: bool = False) -> GraphMo
         rounds_inputs: Whether the reader rounds the inputs of compressed weights by itself, in its own groups, so that
             both become MatMulNBits, of float inputs.
     """
-    copy = duplicate(graph)
-    layers = [node for node in copy.graph.nodes if node.target is aten.linear.default]
-    if not sum([_pack(copy, layer, rounds_inputs) for layer in layers]):
+    if not any(_has_kernel(graph, node) for node in graph.graph.nodes):
         return graph
+    copy = duplicate(graph)
+    for node in list(copy.graph.nodes):
+        if _has_kernel(copy, node):
+            _pack(copy, node, rounds_inputs)
     copy.graph.eliminate_dead_code()
     drop_unread(copy)
     copy.recompile()
@@ -62,17 +64,23 @@ def pack(integers: Tensor, bits: int, block: int) -> Tensor:
     return unsigned
 
 
-def _pack(graph: GraphModule, layer: Node, rounds_inputs: bool) -> bool:
-    """Replace `layer` by its packed kernel, if it has one."""
+def _has_kernel(graph: GraphModule, node: Node) -> bool:
+    return node.target is aten.linear.default and (
+        dynamic_input(node) is not None or _packable(graph, node) is not None
+    )
+
+
+def _pack(graph: GraphModule, layer: Node, rounds_inputs: bool) -> None:
+    """Replace `layer` by its packed kernel."""
     source = dynamic_input(layer)
     if source is not None and rounds_inputs:
         layer.update_arg(0, source)
     elif source is not None:
-        return _replace_dynamic(graph, layer, source)
+        _replace_dynamic(graph, layer, source)
+        return
     found = _packable(graph, layer)
     if found is not None:
         _replace(graph, layer, *found)
-    return found is not None
 
 
 def _packable(graph: GraphModule, node: Node) -> tuple[Stored, int] | None:
@@ -102,10 +110,9 @@ def _replace(graph: GraphModule, layer: Node, weight: Stored, block: int) -> Non
     graph.graph.erase_node(layer)
 
 
-def _replace_dynamic(graph: GraphModule, layer: Node, source: Node) -> bool:
+def _replace_dynamic(graph: GraphModule, layer: Node, source: Node) -> None:
     weight = stored(graph, layer.args[1])
-    if weight is None or weight.length != weight.shape[1]:
-        return False
+    assert weight is not None  # `quantize_dynamically` stores every such weight per channel
     bias = layer.args[_BIAS_ARGUMENT] if len(layer.args) > _BIAS_ARGUMENT else None
     with graph.graph.inserting_before(layer):
         integers = new_parameter(graph, f"{layer.name}_integers", weight.integers.t().contiguous())
@@ -113,7 +120,6 @@ def _replace_dynamic(graph: GraphModule, layer: Node, source: Node) -> bool:
         product = graph.graph.call_function(_dynamic_product, (source, integers, scales, bias))
     layer.replace_all_uses_with(product)
     graph.graph.erase_node(layer)
-    return True
 
 
 def _dynamic_product(x: Tensor, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
