@@ -1,6 +1,8 @@
 """What every command owes its user: help on one screen with examples that are right, results as JSON, exit codes."""
 
+import functools
 import json
+import os
 import re
 import shlex
 import signal
@@ -92,7 +94,10 @@ def test_what_cannot_be_applied_is_refused_before_any_step(tmp_path: Path) -> No
 def test_interrupted_is_130(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ndef task():\n    print('begun', flush=True)\n    time.sleep(60)\n")
     command = [sys.executable, "-m", "hasten.cli", "run", "slow.py", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    # A shell starts its background jobs with SIGINT ignored, and the tests may be one.
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=listens, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
@@ -115,7 +120,9 @@ def test_the_version_is_told() -> None:
 
 def test_completion_is_offered() -> None:
     command = [sys.executable, "-m", "hasten.cli", "--show-completion", "bash"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Else typer asks which shell it runs in, which need not be one that completes.
+    environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert "complete" in done.stdout + done.stderr
 
 
