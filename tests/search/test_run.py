@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import hasten
 from hasten.errors import InvalidInput
 from hasten.recipe import Recipe, make_target
-from hasten.search.finals import choose_finalists, error_shares
+from hasten.search.finals import chance, choose_finalists, error_shares
 from hasten.search.journal import Journal
 from hasten.search.progress import Silent
 from hasten.search.trial import Trial
@@ -234,6 +234,12 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     assert [t.number for t in choose_finalists(trials, Budget(finalists=1))] == [2]
     assert [t.number for t in choose_finalists(trials[:4], Budget(finalists=2))] == [2, 3]
     assert choose_finalists([original, slower], Budget()) == []
+    # A little faster, but with so many changed predictions that 1,000 samples would hardly certify it.
+    bold = _trial(5, 9.5, 0.004, 0.08)
+    sure = _trial(6, 9.0, -0.002, 0.01)
+    assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1))] == [5]
+    assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1), (400, 1000))] == [6]
+    assert chance(sure, Budget(), 400, 1000) > 0.5 > chance(bold, Budget(), 400, 1000)
     smaller = replace(slower, size_bytes=5)
     assert choose_finalists([replace(original, size_bytes=50), smaller], Budget(max_size_bytes=10)) == [smaller]
 

@@ -1,8 +1,10 @@
 """The end of a run: choose finalists on the search part, time them again, certify them on the other part."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 from hasten.errors import HastenError, Unsupported
@@ -77,15 +79,18 @@ class Finals:
         return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]), document["failed"])
 
 
-def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
-    """The best trials within the budget on the search part, and among them one that is safe.
+def choose_finalists(trials: list[Trial], budget: Budget, counts: tuple[int, int] | None = None) -> list[Trial]:
+    """The most promising trials within the budget on the search part, and among them one that is safe.
 
-    When every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
+    A trial that is a little faster, but would hardly be certified, must not take the place of one that would. When
+    every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
     that a narrow failure of the best still leaves something certified.
 
     Args:
         trials: The original first.
         budget: What was asked for.
+        counts: Samples of the search part and of the certifying part, where every score is 0 or 1. None: others, whose
+            chance of a certificate is not predicted.
     """
     within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
     devices = {name_of(t.recipe.target) for t in within} if budget.limits else set()
@@ -93,12 +98,36 @@ def choose_finalists(trials: list[Trial], budget: Budget) -> list[Trial]:
         # Room under the limits of one device says nothing about another: the best of each goes first.
         firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
         return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
+    if counts is not None and within:
+        least = within[-1].merit
+        # Anything certified is worth one; every e times faster, one more.
+        worth = {t.number: 1 + math.log(t.merit / least) for t in within}
+        within.sort(key=lambda t: -worth[t.number] * chance(t, budget, *counts))
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
         safest = min(within, key=lambda t: (t.changed, -t.merit))
         if safest.changed < min(t.changed for t in chosen):
             chosen[-1] = safest
     return chosen
+
+
+def chance(trial: Trial, budget: Budget, searched: int, certified: int) -> float:
+    """How likely a trial is to be certified, predicted from the search part.
+
+    The certifying part's drop varies around that of the search part by the predictions that changed, and its bound lies
+    above it by their noise (both normal, which is close enough to choose by).
+
+    Args:
+        trial: Has 0/1 scores.
+        budget: What was asked for.
+        searched: Samples of the search part.
+        certified: Samples of the certifying part.
+    """
+    changed = max(trial.changed, 1 / searched)
+    error = (1 - budget.confidence) * error_shares(budget.finalists)[0]
+    margin = NormalDist().inv_cdf(1 - error) * math.sqrt(changed / certified)
+    unsure = math.sqrt(changed / certified + changed / searched)
+    return NormalDist().cdf((budget.max_drop - trial.drop - margin) / unsure)
 
 
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
