@@ -87,6 +87,9 @@ def document(work: dict[str, dict[str, Any]], growth: dict[str, Any] | None) -> 
     return "\n\n".join(parts) + "\n"
 
 
+NOWHERE = "Nowhere at batch 1 in these runs; throughput at larger batches stands in the tables."
+
+
 def not_fastest(work: dict[str, dict[str, Any]]) -> list[str]:
     """One line for every peer that is faster than hasten's fastest, or where hasten has no row that counts."""
     reasons = tomllib.loads(REASONS.read_text())
@@ -105,7 +108,7 @@ def not_fastest(work: dict[str, dict[str, Any]]) -> list[str]:
                     f"- **{item['title']}**: {_label(name)} is {_ratio(latency)} times as fast as "
                     f"{_label(final['hasten'])}. {why}"
                 )
-    return ["\n".join(lines)] if lines else ["Nowhere in these runs."]
+    return ["\n".join(lines)] if lines else [NOWHERE]
 
 
 def finals(work: dict[str, dict[str, Any]]) -> list[str]:
