@@ -23,16 +23,28 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
         OutOfTime: The deadline is near.
     """
     limits = session.budget.limits
-    recipes = free(usable, limits), quantized(usable, limits)
-    session.listener.begin(sum(map(len, recipes)))
-    trials = session.attempt_all(map(Attempt, itertools.chain(*recipes)))
-    plain = [trial for trial in trials[len(recipes[0]) :] if trial.measured]
+    recipes = [x for tier in _tiers(usable) for x in (*free(tier, limits), *quantized(tier, limits))]
+    session.listener.begin(len(recipes))
+    trials = session.attempt_all(map(Attempt, recipes))
+    plain = [trial for trial in trials if trial.recipe.steps and trial.measured]
     if not plain:
         return
     # What is judged of one device says nothing about another, so only timed targets are compared.
     names = {name_of(trial.recipe.target) for trial in plain} if session.budget.limits else {""}
     groups = [[t for t in plain if not name or name_of(t.recipe.target) == name] for name in sorted(names)]
     session.attempt_all(itertools.chain(*(_worth_more_effort(session, group) for group in groups)))
+
+
+def _tiers(usable: Mapping[str, type[Target]]) -> list[dict[str, type[Target]]]:
+    """Runtimes of this process, then those with an environment of their own, then compilers to machine code.
+
+    The first compile in seconds, the others in up to a minute: a deadline must not pass before the first are quantized.
+    """
+
+    def tier(part: type[Target]) -> int:
+        return 2 if getattr(part, "native_code", False) else int(bool(getattr(part, "stack", "")))
+
+    return [{name: part for name, part in usable.items() if tier(part) == n} for n in range(3)]
 
 
 def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt]:

@@ -64,13 +64,12 @@ def variants(part: type[Any], options: Mapping[str, Any] | None = None) -> list[
 
 
 def free(usable: Mapping[str, type[Target]], limits: Mapping[str, float] | None = None) -> list[Recipe]:
-    """Recipes that change nothing: every target at every precision; those that compile machine code, slowly, last.
+    """Recipes that change nothing: every target at every precision.
 
     Under `limits` a target gets the options with which it states what is limited.
     """
     original = Recipe((), make_target(BASELINE))
-    quick_first = sorted(usable.values(), key=lambda part: bool(getattr(part, "native_code", False)))
-    recipes = [Recipe((), target) for part in quick_first for target in _here(part, limits)]
+    recipes = [Recipe((), target) for part in usable.values() for target in _here(part, limits)]
     return [recipe for recipe in recipes if recipe != original]
 
 
