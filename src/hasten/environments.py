@@ -30,7 +30,8 @@ _ALONE = "# Without dependencies"
 _CHILD = Path(__file__).parent / "stacks" / "_child.py"
 
 
-_warm: "dict[str, Process] | None" = None
+# The process that was used last, if any; None: processes are not kept.
+_warm: "list[Process] | None" = None
 
 
 class StackFailed(HastenError):
@@ -116,18 +117,20 @@ def call(stack: str, function: str, **values: Any) -> Any:
     if _warm is None:
         with Process(stack) as process:
             return process.call(function, **values)
-    if stack not in _warm or not _warm[stack].runs:
-        _warm[stack] = Process(stack)
-    return _warm[stack].call(function, **values)
+    if not any(process.stack == stack and process.runs for process in _warm):
+        while _warm:
+            _warm.pop().close()
+        _warm.append(Process(stack))
+    return _warm[0].call(function, **values)
 
 
 def keep_warm() -> None:
-    """From now on processes that `call` starts wait for the next call to their stack, until this process ends.
+    """From now on the process that `call` starts waits for the next call to its stack, until another is called.
 
     A compiler's imports take seconds, which a search would pay for every trial.
     """
     global _warm
-    _warm = {} if _warm is None else _warm
+    _warm = [] if _warm is None else _warm
 
 
 class Process:
@@ -140,7 +143,7 @@ class Process:
     def __init__(self, stack: str) -> None:
         if need := missing(stack):
             raise InvalidInput(f"The environment {stack} must be installed, but is not. Run: {need}")
-        self._stack = stack
+        self.stack = stack
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         # -P: the folder of the script must not shadow packages of the environment.
@@ -158,13 +161,13 @@ class Process:
             process.stdin.flush()
             line = process.stdout.readline()
         if not line:
-            raise StackFailed(f"{self._stack}: its process ended with {process.wait()} ({self._last_words()}).")
+            raise StackFailed(f"{self.stack}: its process ended with {process.wait()} ({self._last_words()}).")
         answer = json.loads(line)
         if "error" in answer:
             kind = getattr(hasten.errors, answer["kind"], None)
             if isinstance(kind, type) and issubclass(kind, HastenError):
                 raise kind(answer["error"])
-            raise StackFailed(f"{self._stack}: {answer['kind']}: {answer['error']}")
+            raise StackFailed(f"{self.stack}: {answer['kind']}: {answer['error']}")
         return answer["result"]
 
     @property

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 EXAMPLES = {
     "run": (
@@ -56,6 +54,9 @@ def waiting(what: str, *, quiet: bool, expected_s: float | None = None) -> Itera
         quiet: Show nothing. Neither is anything shown where standard error is no terminal.
         expected_s: How long it should take.
     """
+    from rich.console import Console  # here, since `serve` is to start quickly
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     rest = "" if expected_s is None else f"of about {max(1, round(expected_s))} s"
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), TextColumn(rest))

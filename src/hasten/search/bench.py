@@ -25,7 +25,7 @@ from hasten.search.compiler import COMPILE_SECONDS, Compiler, reason
 from hasten.search.graphs import GraphStore
 from hasten.search.limits import stated
 from hasten.search.space import BASELINE
-from hasten.search.trial import Trial
+from hasten.search.trial import Trial, merit_of
 from hasten.task import Task
 
 _QUICK_TURNS = 5
@@ -158,7 +158,7 @@ class Bench:
                 else:
                     with clock(seconds, "latency"):
                         latency, gain = self._measure(worker, folder_bytes(self.folder(number)))
-                    merit = gain if gain == gain else latency.ratio
+                    merit = merit_of(latency, gain)
                     if merit < _HOPELESS:
                         return replace(trial, failure=f"{merit:.2f} times as good as the original: not worth scoring.")
                 with clock(seconds, "accuracy"):
@@ -200,7 +200,7 @@ class Bench:
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
                 latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
-            return (gain if gain == gain else latency.ratio), seconds
+            return merit_of(latency, gain), seconds
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

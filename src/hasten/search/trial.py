@@ -62,7 +62,7 @@ class Trial:
     @property
     def merit(self) -> float:
         """What the search seeks most of: times better than the original, or room under the limits; 0 if unknown."""
-        return self.gain if self.gain == self.gain else self.ratio
+        return merit_of(self.latency, self.gain)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -78,6 +78,13 @@ class Trial:
         values["recipe"] = Recipe.from_yaml(values["recipe"])
         values["latency"] = Latency(**values["latency"]) if values["latency"] else None
         return cls(**values)
+
+
+def merit_of(latency: Latency | None, gain: float) -> float:
+    """See `Trial.merit`."""
+    if gain == gain:
+        return gain
+    return latency.ratio if latency else 0.0
 
 
 def fits(trial: Trial, budget: Budget) -> bool:
