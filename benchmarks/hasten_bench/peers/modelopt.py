@@ -1,6 +1,9 @@
 """NVIDIA Model Optimizer, what of it runs on a CPU: int8 Q/DQ for ONNX, and pruning by FastNAS."""
 
-REQUIREMENTS = ("nvidia-modelopt[onnx]==0.47.0", "requests==2.32.5", "tqdm==4.70.1", "onnxscript==0.7.2")
+REQUIREMENTS = (
+    "nvidia-modelopt[onnx]==0.47.0", "requests==2.32.5", "tqdm==4.70.1", "onnxscript==0.7.2",
+    "huggingface_hub==0.36.2",
+)  # fmt: skip
 TITLE = "NVIDIA Model Optimizer"
 
 
