@@ -113,5 +113,5 @@ def test_a_changed_file_is_refused(stored: Path, change: Callable[[dict[str, Any
 
 def test_deep_nesting_is_refused(stored: Path) -> None:
     (stored / "graph.json").write_text("[" * 100_000)
-    with pytest.raises(InvalidInput, match="must hold a stored graph"):
+    with pytest.raises(InvalidInput, match="must be valid JSON"):
         load_graph(stored)

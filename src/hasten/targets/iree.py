@@ -17,6 +17,8 @@ class Iree:
     """IREE's compiler and runtime, in an environment of their own."""
 
     evidence: ClassVar[str] = "timed"
+    # `model.vmfb` holds a library that the runtime links and runs.
+    native_code: ClassVar[bool] = True
     stack: ClassVar[str] = "iree"
     package: ClassVar[str] = "iree"
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.errors import InvalidInput
 from hasten.recipe import Program, check_options, option
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class OpenVino:
         """A compiled model with one inference request; inputs are bound by position."""
         import openvino as ov
 
+        # OpenVINO reads whatever else is in the file as what it looks like, and its reader of ONNX takes weights from
+        # any address in memory that the file names.
+        with (folder / "model.xml").open("rb") as file:
+            if not file.read(64).lstrip().startswith((b"<?xml", b"<net")):
+                raise InvalidInput(f"{folder / 'model.xml'} must be OpenVINO's XML, but is something else.")
         core = ov.Core()
         compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", self.plugin_config())
         request = compiled.create_infer_request()
