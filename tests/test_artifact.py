@@ -82,9 +82,9 @@ def _link(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (_flip_a_byte, "model.onnx has another SHA-256"),
-        (lambda f: (f / "model.onnx").unlink(), "model.onnx is missing"),
-        (lambda f: (f / "extra.so").write_bytes(b""), "also has extra.so"),
+        (_flip_a_byte, "'model.onnx' has another SHA-256"),
+        (lambda f: (f / "model.onnx").unlink(), "'model.onnx' is missing"),
+        (lambda f: (f / "extra.so").write_bytes(b""), "also has 'extra.so'"),
         (_link, "must hold no links"),
         (lambda f: (f / "manifest.json").unlink(), "has none"),
         (lambda f: (f / "manifest.json").write_text("{"), "must be valid JSON"),

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from hasten import seal
-from hasten.errors import InvalidInput
+from hasten.errors import HastenError, InvalidInput
 from hasten.machine import fingerprint
 from hasten.manifest import MANIFEST, SCHEMA, check_files, read_arrays, read_json, read_manifest, sha256_of
 from hasten.recipe import Program, Recipe, Target, make_target, name_of, options_of
@@ -62,7 +62,7 @@ class Artifact:
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return read_json(path) if path.exists() else None
+        return read_json(path) if os.path.lexists(path) else None
 
 
 class LoadedProgram:
@@ -195,7 +195,15 @@ def load(
             code from elsewhere that is not trusted.
     """
     manifest, target = open_target(path, options=options, trust_code=trust_code)
-    return LoadedProgram(manifest, target.load(Path(path)))
+    try:
+        program = target.load(Path(path))
+    except HastenError:
+        raise
+    except Exception as error:  # every runtime has its own way to say that a file is not one of its own
+        raise InvalidInput(
+            f"{path} must hold a program that {name_of(target)} can load, but: {type(error).__name__}: {error!s:.300}"
+        ) from error
+    return LoadedProgram(manifest, program)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Unsupported(HastenError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InvalidInput:
     """The error for a name that is not registered, with the nearest known one."""
-    known = sorted(known)
+    known, name = sorted(known), name[:100]  # looking for the nearest name takes long for one that is no name
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InvalidInput(f"{kind} must be one of {', '.join(known)}, but got {name!r}.{hint}")

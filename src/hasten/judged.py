@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hasten.errors import InvalidInput, unknown
+from hasten.manifest import read_json
 
 QUANTITIES = {
     "hbm_bytes": "memory of one accelerator chip while the program runs: weights, inputs, outputs, temporaries, code",
@@ -58,7 +59,7 @@ def read(folder: Path) -> dict[str, float]:
     path = folder / _FILE
     if not path.exists():
         return {}
-    found = json.loads(path.read_text())
+    found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(v, (int, float)) for v in found.values()):
         raise InvalidInput(f"{path} must hold numbers by name, but holds {str(found)[:100]}.")
     return found

@@ -38,7 +38,7 @@ class Stage(enum.IntEnum):
     QUANTIZE = 3
 
 
-_LIMIT_CHARACTERS = 2**20
+_LIMIT_CHARACTERS, _LIMIT_SCALAR = 2**20, 1024
 
 
 @runtime_checkable
@@ -233,10 +233,14 @@ def _read_yaml(text: str) -> Any:
     if len(text) > _LIMIT_CHARACTERS:
         raise InvalidInput(f"A recipe must have at most {_LIMIT_CHARACTERS} characters, but has {len(text)}.")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise InvalidInput("A recipe must be plain YAML, but has an alias. Write the value out.")
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken):
+                raise InvalidInput("A recipe must be plain YAML, but has an alias. Write the value out.")
+            # YAML knows numbers to the base of 60, which take minutes to read when they are long.
+            if isinstance(token, yaml.ScalarToken) and len(token.value) > _LIMIT_SCALAR:
+                raise InvalidInput(f"A value must have at most {_LIMIT_SCALAR} characters, but one has more.")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"A recipe must be valid YAML, but: {error!s:.300}") from error
@@ -299,7 +303,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if kind is tuple:
         return isinstance(value, (list, tuple))
     return kind is Any or (isinstance(kind, type) and isinstance(value, kind))

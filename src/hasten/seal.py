@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from hasten.manifest import MANIFEST
@@ -20,15 +21,26 @@ _KEY_BYTES = 32
 def write(folder: Path) -> None:
     """Seal the artifact in `folder`; where no key can be kept it stays unsealed, like one from elsewhere."""
     if (key := _key(make=True)) is not None:
+        for path in folder.rglob("*"):  # some users' files are born writable for their group
+            path.chmod(path.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
         (folder / SEAL).write_text(_digest(folder, key))
 
 
 def is_own(folder: Path) -> bool:
-    """Whether this user sealed the artifact on this machine, and its manifest is as it was then."""
+    """Whether this user sealed the artifact on this machine, its manifest is as it was then, and nobody else can write
+    to it: what was checked could be another file by the time it is loaded.
+    """
     path, key = folder / SEAL, _key(make=False)
     if key is None or not path.is_file() or path.stat().st_size != 2 * _KEY_BYTES:
         return False
+    if any(_others_write(x) for x in (folder, *folder.rglob("*"))):
+        return False
     return hmac.compare_digest(path.read_bytes(), _digest(folder, key).encode())
+
+
+def _others_write(path: Path) -> bool:
+    found = path.stat()
+    return found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def trusted_by_environment() -> bool:

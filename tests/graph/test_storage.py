@@ -90,6 +90,17 @@ def _set(op: str, index: int, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_set("call_function", 2, "builtins.exec"), "operators of a captured graph"),
         (_set("call_function", 2, "aten.from_file.default"), "operators of a captured graph"),
+        # These write or read outside of their tensors when an index says so.
+        (_set("call_function", 2, "aten.max_pool2d_with_indices_backward.default"), "operators of a captured graph"),
+        (_set("call_function", 2, "aten._sparse_coo_tensor_unsafe.default"), "operators of a captured graph"),
+        (_set("call_function", 2, "aten.segment_reduce.default"), "operators of a captured graph"),
+        (_set("call_function", 2, "aten.ctc_loss.IntList"), "operators of a captured graph"),
+        (_set("call_function", 2, "aten.fbgemm_linear_int8_weight.default"), "operators of a captured graph"),
+        (_set("call_function", 2, "aten.set_.source_Tensor"), "operators of a captured graph"),
+        (_set("call_function", 2, "torchao.da8w4_linear_cpu.default"), "operators of a captured graph"),
+        # Compiled code, and assembler that stands in the graph.
+        (_set("call_function", 2, "higher_order.inductor_compiled_code"), "operators of a captured graph"),
+        (_set("call_function", 2, "higher_order.inline_asm_elementwise"), "operators of a captured graph"),
         (_set("call_function", 2, "operator.attrgetter"), "operators of a captured graph"),
         (_set("call_function", 2, "aten.conv2d.__init__"), "is none"),
         (_set("call_function", 0, "call_method"), "operators on its own tensors"),
@@ -97,6 +108,7 @@ def _set(op: str, index: int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("placeholder", 1, "x\nimport os"), "identifiers"),
         (_set("call_function", 4, {"dict": {"a=print(1), b": 1}}), "identifiers"),
         (_set("call_function", 3, {"tuple": [{"torch": "load"}]}), "settings"),
+        (_set("placeholder", 1, "import"), "must hold a stored graph"),
         (_set("get_attr", 2, "__class__.__init__"), "its own tensors"),
         (lambda d: d["graph"]["attributes"].update({"forward()": {}}), "must hold a stored graph"),
         (lambda d: d.update(schema=9), "schema 1"),
@@ -113,5 +125,40 @@ def test_a_changed_file_is_refused(stored: Path, change: Callable[[dict[str, Any
 
 def test_deep_nesting_is_refused(stored: Path) -> None:
     (stored / "graph.json").write_text("[" * 100_000)
-    with pytest.raises(InvalidInput, match="must hold a stored graph"):
+    with pytest.raises(InvalidInput, match="must be valid JSON"):
         load_graph(stored)
+
+
+def test_values_cannot_leave_the_source_that_is_generated(stored: Path, tmp_path: Path) -> None:
+    """Strings and names of a stored graph stand in Python source, quoted."""
+    proof = tmp_path / "ran"
+    code = f"open({str(proof)!r}, 'w')"
+    for text in (f"'+{code}+'", f'"+{code}+"', f"\n{code}\n#", "\\"):
+        document = json.loads((stored / "graph.json").read_text())
+        _node(document, "call_function")[3] = {"tuple": [text, {"dict": {text: 1}}, {"slice": [text, None, None]}]}
+        (stored / "graph.json").write_text(json.dumps(document))
+        with pytest.raises((InvalidInput, TypeError, RuntimeError)):
+            load_graph(stored)(torch.rand(3, 6))
+        assert not proof.exists()
+
+
+class Leftovers(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0 * torch.empty(6) + 0 * torch.empty_like(x) + 0 * x.new_empty(6)
+
+
+def test_memory_as_it_was_left_is_not_shown(tmp_path: Path) -> None:
+    graph = capture(Leftovers(), (torch.rand(4, 6),))
+    save_graph(graph, tmp_path)
+    called = {str(node.target) for node in load_graph(tmp_path).graph.nodes if node.op == "call_function"}
+    assert not any("empty" in name for name in called)
+    assert sum("zeros" in name for name in called) == 3
+
+
+def test_operators_that_believe_their_arguments_are_not_stored(tmp_path: Path) -> None:
+    class Sparse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten.segment_reduce(x, "sum", lengths=torch.tensor([4]))
+
+    with pytest.raises(Unsupported, match="must call known operators only, but calls aten.segment_reduce"):
+        save_graph(capture(Sparse(), (torch.rand(4),)), tmp_path)

@@ -16,10 +16,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hasten.artifact import Artifact, load
-from hasten.errors import InvalidInput
+from hasten.errors import HastenError, InvalidInput
+from hasten.graph.interpret import run
+from hasten.graph.plan import Call, Plan, Value
 from hasten.manifest import read_arrays, read_json, read_manifest
 from hasten.recipe import Recipe
-from hasten.serve.tensors import InferRequest, Regions, decode_request
+from hasten.report.data import run_data
+from hasten.search.journal import Journal
+from hasten.serve.regions import Regions
+from hasten.serve.tensors import InferRequest, decode_request
 
 EXAMPLES = int(os.environ.get("HASTEN_FUZZ", "150"))
 fuzz = settings(
@@ -146,3 +151,60 @@ def test_a_changed_request_is_read_or_refused(data: st.DataObject) -> None:
 def test_any_bytes_are_a_request_or_refused(body: bytes, size: int | None) -> None:
     with contextlib.suppress(InvalidInput):
         decode_request(body, size, Regions(allowed=False))
+
+
+_EVENT = {"event": "trial", "key": "a", "elapsed_s": 1.5, "number": 1, "recipe": {"target": "eager"}, "latency": None}
+_BEGIN = {"event": "begin", "key": "", "elapsed_s": 0.0, "task": "t", "device": {}, "budget": {}, "seed": 0}
+
+
+@fuzz
+@given(data=st.data())
+@example(data=None).via("a line that is JSON and no event")
+def test_a_changed_journal_is_read_or_refused(tmp_path: Path, data: st.DataObject | None) -> None:
+    path = tmp_path / "journal.jsonl"
+    changed = [1] if data is None else _changed([_BEGIN, _EVENT], data)
+    lines = changed if isinstance(changed, list) else [changed]
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    path.write_bytes(text if data is None else text + data.draw(st.binary(max_size=12)))
+    with contextlib.suppress(InvalidInput):
+        run_data(tmp_path)
+    with contextlib.suppress(InvalidInput):
+        journal = Journal(path)
+        journal.append("end", {})
+        assert [e["event"] for e in Journal(path).read()] == [e["event"] for e in journal.read()]
+        assert path.read_bytes().endswith(b"\n")
+
+
+def _plan() -> Plan:
+    arguments = {"input": {"node": "x"}, "weight": {"node": "w"}, "bias": None}
+    calls = (
+        Call("y", "aten.linear", arguments, "float32", (None, 3)),
+        Call("z", "aten._to_copy", {"self": {"node": "y"}, "dtype": {"dtype": "float64"}}),
+    )
+    return Plan((Value("x", "float32", (None, 4)),), calls, ("z",), {"w": np.ones((3, 4), np.float32)})
+
+
+@fuzz
+@given(data=st.data())
+def test_a_changed_plan_is_run_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    _plan().save(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(_changed(json.loads(path.read_text()), data)))
+    with contextlib.suppress(HastenError):
+        plan = Plan.load(tmp_path)
+        # Of what it computes nothing is promised; that it ends in an answer or an exception is.
+        with contextlib.suppress(Exception):
+            run(plan, [np.ones((2, 4), np.float32)])
+
+
+@fuzz
+@given(data=st.data())
+def test_damaged_constants_are_arrays_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    _plan().save(tmp_path)
+    path = tmp_path / "constants.npz"
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(InvalidInput):
+        assert sum(x.nbytes for x in Plan.load(tmp_path).constants.values()) <= len(content)

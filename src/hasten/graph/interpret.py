@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from hasten.errors import Unsupported
+from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.aten import TABLE
 from hasten.graph.plan import Plan
 
+_DTYPES = (
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",
+    "complex128",
+)  # fmt: skip
 Table = Mapping[str, Callable[..., Any]]
 
 
@@ -53,4 +57,6 @@ def _decode(argument: Any, values: Mapping[str, Any], xp: Any) -> Any:
 
 
 def _dtype(name: str) -> str:
+    if name not in _DTYPES:
+        raise InvalidInput(f"A dtype must be one of {', '.join(_DTYPES)}, but got {name!r:.40}.")
     return "bool_" if name == "bool" else name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hasten.errors import InvalidInput, Unsupported
+from hasten.manifest import read_json, read_npz
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hasten.task import Inputs
 
 SCHEMA = 1
+_LIMIT_BYTES = 64 * 2**20
 # They check what is already known, or only tell torch's memory planner something.
 _WITHOUT_EFFECT = ("aten._assert", "aten.sym_constrain")
 
@@ -104,19 +106,26 @@ class Plan:
         """Read what `save` wrote.
 
         Raises:
-            InvalidInput: Written by another version.
+            InvalidInput: Written by another version, or not a plan.
         """
-        document = json.loads((folder / "plan.json").read_text())
-        if document.get("schema") != SCHEMA:
-            raise InvalidInput(f"{folder / 'plan.json'} must have schema {SCHEMA}, but has {document.get('schema')!r}.")
-        with np.load(folder / "constants.npz", allow_pickle=False) as stored:
-            constants = {name.removeprefix("c_"): stored[name] for name in stored.files}
-        return cls(
-            tuple(Value(name, dtype, tuple(shape)) for name, dtype, shape in document["inputs"]),
-            tuple(Call(name, op, args, dtype, tuple(shape)) for name, op, args, dtype, shape in document["calls"]),
-            tuple(document["outputs"]),
-            constants,
-        )
+        document = read_json(folder / "plan.json", _LIMIT_BYTES, numbers=True)
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema != SCHEMA:
+            raise InvalidInput(f"{folder / 'plan.json'} must have schema {SCHEMA}, but has {schema!r:.40}.")
+        constants = {name.removeprefix("c_"): value for name, value in read_npz(folder / "constants.npz").items()}
+        try:
+            made = cls(
+                tuple(Value(name, dtype, tuple(shape)) for name, dtype, shape in document["inputs"]),
+                tuple(Call(name, op, args, dtype, tuple(shape)) for name, op, args, dtype, shape in document["calls"]),
+                tuple(document["outputs"]),
+                constants,
+            )
+            _check(made)
+        except InvalidInput:
+            raise
+        except Exception as error:  # whatever is wrong with a file from outside, its reader hears one thing
+            raise InvalidInput(f"{folder} must hold a plan, but: {type(error).__name__}: {error!s:.200}") from error
+        return made
 
 
 def plan(graph: "GraphModule", example: "Inputs") -> Plan:
@@ -152,6 +161,19 @@ def plan(graph: "GraphModule", example: "Inputs") -> Plan:
     alive = _alive([call for call in calls if not call.operator.startswith(_WITHOUT_EFFECT)], outputs)
     used = {name for call in alive for name in references(call.arguments)} | set(outputs)
     return Plan(tuple(inputs), tuple(alive), tuple(outputs), {k: v for k, v in constants.items() if k in used})
+
+
+def _check(plan: Plan) -> None:
+    """Every value is made before it is used, once."""
+    known = {value.name for value in plan.inputs} | set(plan.constants)
+    for call in plan.calls:
+        if not isinstance(call.operator, str) or not isinstance(call.arguments, dict):
+            raise InvalidInput(f"A plan must call operators by name with named arguments, but has {call!r:.100}.")
+        if missing := set(references(call.arguments)) - known:
+            raise InvalidInput(f"A plan must use values that it has made, but {call.name!r:.80} uses {missing!r:.80}.")
+        known.add(call.name)
+    if missing := set(plan.outputs) - known:
+        raise InvalidInput(f"A plan must return values that it has made, but returns {missing!r:.80}.")
 
 
 def references(argument: Any) -> list[str]:

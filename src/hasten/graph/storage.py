@@ -1,7 +1,8 @@
 """A captured graph as a file that holds no code: nodes as JSON, tensors as safetensors.
 
 `torch.export.save` writes archives that `torch.export.load` may unpickle, which runs whatever a stranger put there.
-Here a node may only name an operator of a known library or one of a few arithmetic functions; anything else is refused.
+Here a node may only name an operator that `graph.storable` knows or one of a few arithmetic functions; anything else is
+refused.
 """
 
 import importlib
@@ -19,18 +20,13 @@ from torch.fx import Graph, GraphModule, Node
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import outputs
 from hasten.graph.channels import attribute
+from hasten.graph.storable import HIGHER_ORDER, LIBRARIES, is_storable, without_leftovers
+from hasten.manifest import read_json
 
 _SCHEMA = 1
 _GRAPH, _TENSORS = "graph.json", "tensors.safetensors"
-_LIMIT_BYTES = 256 * 2**20
+_LIMIT_BYTES = 64 * 2**20
 _DEPTH = 8
-# Libraries whose operators a graph may call, and the module that registers them.
-_LIBRARIES = {
-    "aten": "torch",
-    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
-    "torchao": "torchao.quantization.pt2e.quantize_pt2e",
-}
-_REFUSED = {"aten.from_file"}  # it reads any file that the process may read
 _OPERATOR = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "getitem",
     "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_",
@@ -69,9 +65,7 @@ def load_graph(folder: Path) -> GraphModule:
     """
     path = folder / _GRAPH
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            raise InvalidInput(f"{path} must be at most {_LIMIT_BYTES} bytes, but has {path.stat().st_size}.")
-        document = json.loads(path.read_text())
+        document = read_json(path, _LIMIT_BYTES, numbers=True)
         if document["schema"] != _SCHEMA:
             raise InvalidInput(f"{path} must have schema {_SCHEMA}, but has {document['schema']!r:.40}.")
         # Tensors in the mapped file are not aligned as torch's own are, which changes kernels and their rounding.
@@ -118,9 +112,9 @@ def _encode_tensor(name: str, value: Any, tensors: dict[str, Tensor], names: dic
 
 
 def _target_name(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload) and target.namespace in _LIBRARIES:
+    if isinstance(target, torch._ops.OpOverload) and is_storable(*str(target.overloadpacket).split(".", 1)):
         return str(target)
-    if isinstance(target, torch._ops.HigherOrderOperator):
+    if isinstance(target, torch._ops.HigherOrderOperator) and target.__name__ in HIGHER_ORDER:
         return f"higher_order.{target.__name__}"
     if target in _FUNCTION_NAMES:
         return _FUNCTION_NAMES[target]
@@ -160,6 +154,7 @@ def _decode_graph(document: dict[str, Any], tensors: dict[str, Tensor], depth: i
     for op, name, target, args, kwargs in document["nodes"]:
         _check_names(name, *kwargs["dict"])
         if op == "call_function":
+            target, kwargs["dict"] = without_leftovers(target, kwargs["dict"])
             target = _function(target)
         elif op in ("placeholder", "output"):
             _check_names(target)
@@ -213,12 +208,12 @@ def _function(name: str) -> Any:
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     library, _, rest = name.partition(".")
-    if library == "higher_order" and rest.isidentifier():
+    if library == "higher_order" and rest in HIGHER_ORDER:
         return getattr(torch.ops.higher_order, rest)
     packet, _, overload = rest.partition(".")
-    if library not in _LIBRARIES or f"{library}.{packet}" in _REFUSED:
+    if not is_storable(library, packet):
         raise InvalidInput(f"A stored graph must call operators of a captured graph only, but calls {name!r:.80}.")
-    importlib.import_module(_LIBRARIES[library])
+    importlib.import_module(LIBRARIES[library])
     found = getattr(getattr(getattr(torch.ops, library), packet), overload)
     if not isinstance(found, torch._ops.OpOverload):
         raise InvalidInput(f"A stored graph must call operators only, but {name!r:.80} is none.")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hasten.errors import InvalidInput
+from hasten.errors import HastenError, InvalidInput
 
 DETAILS = "details.json"
 DOCTOR = "doctor.json"
@@ -17,6 +17,15 @@ def run_data(folder: Path) -> dict[str, Any]:
     Raises:
         InvalidInput: The folder holds no run.
     """
+    try:
+        return _run_data(folder)
+    except HastenError:
+        raise
+    except Exception as error:  # somebody else's run may hold anything
+        raise InvalidInput(f"{folder} must hold a run, but: {type(error).__name__}: {error!s:.200}") from error
+
+
+def _run_data(folder: Path) -> dict[str, Any]:
     events = _events(folder / "journal.jsonl")
     result = _json(folder / "result.json")
     begin = next((e for e in events if e["event"] == "begin"), None) or result

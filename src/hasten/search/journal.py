@@ -21,13 +21,13 @@ class Journal:
     Every line has `event`, `key` and `elapsed_s`, the seconds that the run has taken so far, over all its sessions.
 
     Raises:
-        InvalidInput: A line before the last is not JSON.
+        InvalidInput: A line before the last is no event.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._events = _read(path)
-        self._known = {(e["event"], e.get("key", "")): e for e in self._events}
+        self._known = {(e["event"], e["key"]): e for e in self._events}
         self._spent_s = float(self._events[-1]["elapsed_s"]) if self._events else 0.0
         self._started = time.perf_counter()
 
@@ -71,6 +71,17 @@ def _append(path: Path, data: bytes) -> None:
             raise
 
 
+def _event(line: bytes) -> dict[str, Any]:
+    """One event; raises ValueError if it is none."""
+    event = json.loads(line)
+    if not isinstance(event, dict) or not all(isinstance(event.get(key), str) for key in ("event", "key")):
+        raise ValueError("an event has a name and a key")
+    elapsed_s = event.get("elapsed_s")
+    if isinstance(elapsed_s, bool) or not isinstance(elapsed_s, (int, float)) or not 0 <= elapsed_s < 1e12:
+        raise ValueError("an event says when it was")
+    return event
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -79,8 +90,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     events = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            events.append(json.loads(line))
-        except ValueError as error:
+            events.append(_event(line))
+        except (ValueError, RecursionError) as error:
             raise InvalidInput(
                 f"{path} must hold one JSON document per line, but line {number} is none. It was changed; start anew."
             ) from error

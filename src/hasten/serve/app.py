@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from hasten.errors import InvalidInput
 from hasten.serve.models import Model, Overloaded, Repository, TooSlow, UnknownModel
 from hasten.serve.openapi import document, page
 from hasten.serve.page import PAGE
-from hasten.serve.tensors import InferRequest, Regions, decode_request, encode_response
+from hasten.serve.regions import Regions
+from hasten.serve.tensors import InferRequest, decode_request, encode_response
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -27,6 +29,7 @@ EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "
 _LOG = logging.getLogger("hasten.serve")
 # Bodies up to this many times the limit are read and dropped before they are refused.
 _DRAINED = 2
+_DIGITS = 18
 
 
 @dataclass
@@ -79,6 +82,8 @@ class App:
         headers = dict(scope["headers"])
         if parts[:2] == ["v2", "health"]:
             return self._health(parts[2:])
+        if self._key is None and _is_foreign(headers.get(b"origin")):
+            return Answer(error_body("Pages of other sites must not use this server; an API key would let them."), 403)
         if not self.authorises(scope["headers"]):
             return Answer(
                 error_body("The request must carry the API key."), 401, headers=((b"www-authenticate", b"Bearer"),)
@@ -171,7 +176,7 @@ class App:
             return Answer(error_body("The body must not be compressed."), 415)
         model = self.repository.get(name, version)
         given = headers.get(b"inference-header-content-length")
-        if given is not None and not given.isdigit():
+        if given is not None and not is_size(given):
             raise InvalidInput("Inference-Header-Content-Length must be a number.")
         request = decode_request(body, None if given is None else int(given), self.regions)
         outputs = await model.infer(request.inputs)
@@ -212,7 +217,7 @@ class App:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limits = self.repository.limits
         declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limits.body_bytes:
+        if is_size(declared) and int(declared) > limits.body_bytes:
             if int(declared) <= _DRAINED * limits.body_bytes:
                 await self._drop(receive)
             raise _TooLarge
@@ -229,6 +234,22 @@ class App:
                 if size > limits.body_bytes:
                     raise _TooLarge
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def is_size(text: bytes) -> bool:
+    """Whether a header holds a number of bytes; Python takes long over numbers of thousands of digits."""
+    return text.isdigit() and len(text) <= _DIGITS
+
+
+def _is_foreign(origin: bytes | None) -> bool:
+    """Whether a browser says that a page from elsewhere asks: any page may send requests to this machine."""
+    if origin is None:
+        return False
+    try:
+        host = urlsplit(origin.decode("ascii")).hostname or ""
+        return host != "localhost" and not ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def status(repository: Repository) -> dict[str, Any]:

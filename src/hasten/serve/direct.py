@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from hasten.serve.app import Answer, App, error_body, failure
+from hasten.serve.app import Answer, App, error_body, failure, is_size
 from hasten.serve.models import Model
 from hasten.serve.tensors import InferRequest, decode_request
 from hasten.serve.waiting import Call
 
 _PATH = re.compile(rb"/v2/models/([^/?#%\x80-\xff]+)(?:/versions/([^/?#%\x80-\xff]+))?/infer")
-_NOT_PLAIN = frozenset((b"transfer-encoding", b"content-encoding", b"upgrade", b"expect"))
+_NOT_PLAIN = frozenset((b"transfer-encoding", b"content-encoding", b"upgrade", b"expect", b"origin"))
+# A request line with all headers; also what may come between two parts of a body.
+_HEAD_BYTES = 1 << 16
 _JOINED_BYTES = 1 << 17
 
 
@@ -52,16 +54,52 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
         self._current: _Exchange | None = None
         self._headers_of: Any = None
         self._default_head = b""
+        # Bytes since the parser last got somewhere, and by when a head has to be complete.
+        self._unread_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A first request has to come in time."""
+        super().connection_made(transport)
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a body that is not complete yet has to be so in time."""
+        """Parse; a head that is not complete yet must not grow for ever, and it and a body have to come in time."""
+        self._unread_bytes += len(data)
         super().data_received(data)
+        if self._unread_bytes:
+            if self._unread_bytes > _HEAD_BYTES:
+                self._refuse(431, f"The headers must have at most {_HEAD_BYTES} bytes.")
+            elif self._head_timer is None:
+                self._await_head()
         exchange = self._current
         if exchange is not None and exchange.more_body and exchange.timer is None:
             exchange.timer = self.loop.call_later(self._app.repository.limits.receive_s, self._too_slow, exchange)
 
+    def _await_head(self) -> None:
+        limit_s = self._app.repository.limits.receive_s
+        self._head_timer = self.loop.call_later(limit_s, self._refuse, 408, "The headers must arrive in time.")
+
+    def _got_somewhere(self) -> None:
+        self._unread_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Say why, if nothing else is being answered, and close."""
+        self._got_somewhere()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = error_body(message)
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
     def on_headers_complete(self) -> None:
         """Decide which way a request goes."""
+        self._got_somewhere()
         exchange = self._plain()
         if exchange is None:
             super().on_headers_complete()
@@ -71,6 +109,7 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
+        self._unread_bytes = 0
         if self.cycle is not self._current:
             super().on_body(body)
         elif self._current is not None and not self._current.response_complete:
@@ -78,6 +117,7 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
 
     def on_message_complete(self) -> None:
         """Start on a request that is complete."""
+        self._got_somewhere()
         exchange = self._current
         if exchange is None or self.cycle is not exchange:
             super().on_message_complete()
@@ -89,6 +129,7 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away: its rows need not run."""
+        self._got_somewhere()
         exchange, self._current = self._current, None
         if exchange is not None:
             exchange.disconnected = True
@@ -116,9 +157,9 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
                 json_size = value
             elif name in _NOT_PLAIN:
                 return None
-        if length is None or not length.isdigit() or int(length) > self._app.repository.limits.body_bytes:
+        if length is None or not is_size(length) or int(length) > self._app.repository.limits.body_bytes:
             return None
-        if (json_size is not None and not json_size.isdigit()) or not self._app.authorises(self.headers):
+        if (json_size is not None and not is_size(json_size)) or not self._app.authorises(self.headers):
             return None
         version = match[2].decode() if match[2] else ""
         return _Exchange(match[1].decode(), version, None if json_size is None else int(json_size), self._event)

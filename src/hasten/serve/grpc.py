@@ -14,7 +14,8 @@ from hasten.errors import InvalidInput
 from hasten.serve.app import EXTENSIONS
 from hasten.serve.messages import MESSAGES
 from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel
-from hasten.serve.tensors import Regions, Wanted, chosen, datatype_of, from_bytes, from_values
+from hasten.serve.regions import Regions
+from hasten.serve.tensors import Wanted, check_distinct, chosen, datatype_of, from_bytes, from_values
 
 _SERVICE = "inference.GRPCInferenceService"
 _LOG = logging.getLogger("hasten.serve")
@@ -130,11 +131,12 @@ class Service:
 
     async def _model_infer(self, request: Any) -> Any:
         model = self._repository.get(request.model_name, request.model_version)
+        wanted = [_wanted(x) for x in request.outputs]
+        check_distinct("outputs", [x.name for x in wanted])
         outputs = await model.infer(self._inputs(request))
         response = MESSAGES["ModelInferResponse"](
             model_name=request.model_name, model_version=model.entry.version, id=request.id
         )
-        wanted = [_wanted(x) for x in request.outputs]
         picked = chosen(outputs, wanted, True)
         for x, y in picked:
             tensor = response.outputs.add(name=x.name, datatype=datatype_of(y.dtype), shape=y.shape)
@@ -147,6 +149,7 @@ class Service:
         return response
 
     def _inputs(self, request: Any) -> dict[str, np.ndarray]:
+        check_distinct("inputs", [x.name for x in request.inputs])
         raw = iter(request.raw_input_contents)
         inputs = {}
         for x in request.inputs:
@@ -156,7 +159,7 @@ class Service:
             elif request.raw_input_contents:
                 data = next(raw, None)
                 if data is None:
-                    raise InvalidInput(f"`raw_input_contents` must hold every input, but has none for {x.name!r}.")
+                    raise InvalidInput(f"`raw_input_contents` must hold every input, but has none for {x.name!r:.100}.")
                 inputs[x.name] = from_bytes(x.name, x.datatype, shape, data)
             else:
                 values = getattr(x.contents, _CONTENTS.get(x.datatype, "bytes_contents"))
@@ -198,7 +201,7 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _wanted(output: Any) -> Wanted:
     parameters = _plain(output.parameters)
     if parameters.get("classification"):
-        raise InvalidInput(f"The classification extension is not served (output {output.name!r}). Sort the output.")
+        raise InvalidInput(f"The classification extension is not served (output {output.name!r:.100}). Sort the output.")
     return Wanted(output.name, True, parameters if "shared_memory_region" in parameters else None)
 
 

@@ -128,7 +128,7 @@ async def _serve(
 ) -> None:
     from hasten.serve.app import App
     from hasten.serve.direct import DirectProtocol
-    from hasten.serve.tensors import Regions
+    from hasten.serve.regions import Regions
 
     regions = Regions(options.shared_memory)
     app = App(repository, api_key=options.api_key, regions=regions)

@@ -5,8 +5,6 @@ Protocol: https://github.com/kserve/open-inference-protocol; binary data: Triton
 
 import json
 import math
-import mmap
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import InvalidInput
+from hasten.serve.regions import Regions
 
 DATATYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -29,6 +28,7 @@ DATATYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _KEPT_BYTES = 4096
+_DIMENSIONS, _ELEMENTS = 32, 2**40
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ def datatype_of(dtype: Any) -> str:
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes) -> np.ndarray:
     """A view of little-endian raw bytes as an array; raises `InvalidInput` if they do not fit."""
     dtype, _ = _sized(name, datatype, shape, len(data))
-    return np.frombuffer(data, dtype).reshape(shape)
+    return _true(np.frombuffer(data, dtype).reshape(shape))
+
+
+def _true(array: np.ndarray) -> np.ndarray:
+    """The array, with every byte of a boolean one 0 or 1: kernels count and index by them."""
+    return array if array.dtype != np.bool_ else array.view(np.uint8) != 0
 
 
 def _sized(name: str, datatype: str, shape: Sequence[int], given: int) -> tuple[np.dtype, int]:
@@ -68,8 +73,8 @@ def _sized(name: str, datatype: str, shape: Sequence[int], given: int) -> tuple[
     count = math.prod(shape)
     if given != count * dtype.itemsize:
         raise InvalidInput(
-            f"Input {name!r} of shape {list(shape)} and {datatype} must have {count * dtype.itemsize} bytes, "
-            f"but has {given}."
+            f"Input {name!r:.100} of shape {list(shape)!s:.200} and {datatype} must have {count * dtype.itemsize} "
+            f"bytes, but has {given}."
         )
     return dtype, count
 
@@ -81,23 +86,32 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
     try:
         array = np.array(values, dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInput(f"Input {name!r} must hold {datatype} numbers, but: {error}") from error
+        raise InvalidInput(f"Input {name!r:.100} must hold {datatype} numbers, but: {error!s:.200}") from error
     if array.size != math.prod(shape):
         raise InvalidInput(
-            f"Input {name!r} of shape {list(shape)} must have {math.prod(shape)} values, but has {array.size}."
+            f"Input {name!r:.100} of shape {list(shape)!s:.200} must have {math.prod(shape)} values, "
+            f"but has {array.size}."
         )
     return array.reshape(shape)
 
 
 def _dtype(name: str, datatype: str) -> np.dtype:
     if datatype not in DATATYPES:
-        raise InvalidInput(f"`datatype` of input {name!r} must be one of {', '.join(DATATYPES)}, but got {datatype!r}.")
+        raise InvalidInput(
+            f"`datatype` of input {name!r:.100} must be one of {', '.join(DATATYPES)}, but got {datatype!r:.100}."
+        )
     return DATATYPES[datatype]
 
 
 def _check_shape(name: str, shape: Any) -> None:
     if not isinstance(shape, (list, tuple)) or not all(type(x) is int and x >= 0 for x in shape):
-        raise InvalidInput(f"`shape` of input {name!r} must be a list of sizes, but got {shape!r:.100}.")
+        raise InvalidInput(f"`shape` of input {name!r:.100} must be a list of sizes, but got {shape!r:.100}.")
+    # Also of an array without values numpy wants to know how large it would be without its zeros.
+    if len(shape) > _DIMENSIONS or math.prod(x or 1 for x in shape) > _ELEMENTS:
+        raise InvalidInput(
+            f"`shape` of input {name!r:.100} must have at most {_DIMENSIONS} sizes and {_ELEMENTS} values, "
+            f"but got {shape!r:.100}."
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ class _Head:
     binary: bool
 
 
-def decode_request(body: bytes, json_size: int | None, regions: "Regions") -> InferRequest:
+def decode_request(body: bytes, json_size: int | None, regions: Regions) -> InferRequest:
     """Decode the body of a REST request.
 
     Args:
@@ -146,9 +160,9 @@ def decode_request(body: bytes, json_size: int | None, regions: "Regions") -> In
         elif x.binary is not None:
             dtype, count, length = x.binary
             if length > len(body) - at:
-                raise InvalidInput(f"`binary_data_size` of {x.name!r} must fit the body, but is {length}.")
+                raise InvalidInput(f"`binary_data_size` of {x.name!r:.100} must fit the body, but is {length}.")
             flat = np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
-            inputs[x.name] = flat.reshape(x.shape)
+            inputs[x.name] = _true(flat.reshape(x.shape))
             at += length
         else:
             inputs[x.name] = from_values(x.name, x.datatype, x.shape, x.values)
@@ -165,6 +179,7 @@ def _head(data: bytes) -> _Head:
     listed = document.get("inputs") if isinstance(document, dict) else None
     if not isinstance(listed, list) or not all(_is_tensor(x) for x in listed):
         raise InvalidInput("The request must have `inputs`, each with `name`, `datatype` and `shape`.")
+    check_distinct("inputs", [x["name"] for x in listed])
     parameters = _mapping(document, "parameters")
     binary = parameters.get("binary_data_output") is True
     identity = document.get("id", "")
@@ -185,10 +200,16 @@ def _tensor(x: Mapping[str, Any]) -> _Tensor:
     binary = None
     if length is not None and "shared_memory_region" not in parameters:
         if type(length) is not int or length < 0:
-            raise InvalidInput(f"`binary_data_size` of {name!r} must fit the body, but is {length!r:.50}.")
+            raise InvalidInput(f"`binary_data_size` of {name!r:.100} must fit the body, but is {length!r:.50}.")
         dtype, count = _sized(name, datatype, shape, length)
         binary = (dtype, count, length)
     return _Tensor(name, datatype, shape, parameters, x.get("data"), binary)
+
+
+def check_distinct(kind: str, names: Sequence[str]) -> None:
+    """Refuse a request that names a tensor twice: a short one could ask for an output a million times."""
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"`{kind}` must name every tensor once, but {len(names) - len(set(names))} are repeated.")
 
 
 def _is_tensor(x: Any) -> bool:
@@ -206,11 +227,14 @@ def _wanted(document: Mapping[str, Any], binary: bool) -> tuple[Wanted, ...]:
     listed = document.get("outputs") or []
     if not isinstance(listed, list) or not all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in listed):
         raise InvalidInput("`outputs` must be a list of mappings with `name`.")
+    check_distinct("outputs", [x["name"] for x in listed])
     wanted = []
     for x in listed:
         parameters = _mapping(x, "parameters")
         if parameters.get("classification"):
-            raise InvalidInput(f"The classification extension is not served (output {x['name']!r}). Sort the output.")
+            raise InvalidInput(
+                f"The classification extension is not served (output {x['name']!r:.100}). Sort the output."
+            )
         region = parameters if "shared_memory_region" in parameters else None
         wanted.append(Wanted(x["name"], parameters.get("binary_data", binary) is True, region))
     return tuple(wanted)
@@ -224,12 +248,12 @@ def chosen(
         return [(Wanted(name, binary), y) for name, y in outputs.items()]
     for x in wanted:
         if x.name not in outputs:
-            raise InvalidInput(f"`outputs` must be among {', '.join(outputs)}, but has {x.name!r}.")
+            raise InvalidInput(f"`outputs` must be among {', '.join(outputs)}, but has {x.name!r:.100}.")
     return [(x, outputs[x.name]) for x in wanted]
 
 
 def encode_response(
-    request: InferRequest, model: str, version: str, outputs: Mapping[str, np.ndarray], regions: "Regions"
+    request: InferRequest, model: str, version: str, outputs: Mapping[str, np.ndarray], regions: Regions
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the size of its JSON if binary tensors follow it."""
     listed: list[str] = []
@@ -252,7 +276,7 @@ def _binary_entry(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> str:
     return _json(_about(name, dtype, shape) | {"parameters": {"binary_data_size": size}})
 
 
-def _entry(x: Wanted, y: np.ndarray, regions: "Regions") -> str:
+def _entry(x: Wanted, y: np.ndarray, regions: Regions) -> str:
     """An output in shared memory, or one whose values stand in the JSON."""
     about = _about(x.name, y.dtype, y.shape)
     if x.region is None:
@@ -268,77 +292,3 @@ def _about(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-class Regions:
-    """Registered system shared memory; without `allowed` every use of it is refused.
-
-    A client names a region of /dev/shm, so only clients on this machine gain from it, and only those may use it.
-    """
-
-    def __init__(self, allowed: bool) -> None:
-        self._allowed = allowed
-        self._regions: dict[str, tuple[str, int, int, memoryview]] = {}
-
-    def register(self, name: str, key: Any, offset: Any, size: Any) -> None:
-        """Map `size` bytes at `offset` of the shared memory object `key`; raises `InvalidInput` if it cannot."""
-        if not self._allowed:
-            raise InvalidInput("Shared memory must be allowed by `--shared-memory`, but is not.")
-        bare = key.removeprefix("/") if isinstance(key, str) else ""
-        if not bare or "/" in bare or bare.startswith("."):
-            raise InvalidInput(f"`key` must be the name of a shared memory object, but got {key!r:.100}.")
-        if type(offset) is not int or type(size) is not int or offset < 0 or size <= 0:
-            raise InvalidInput(
-                f"`offset` and `byte_size` must be sizes in bytes, but got {offset!r:.50}, {size!r:.50}."
-            )
-        if name in self._regions:
-            raise InvalidInput(f"The region {name!r} must not be registered yet, but is.")
-        try:
-            handle = os.open(f"/dev/shm/{bare}", os.O_RDWR | os.O_NOFOLLOW)
-        except OSError as error:
-            raise InvalidInput(f"The shared memory object {bare!r:.100} must exist, but: {error.strerror}.") from None
-        try:
-            if os.fstat(handle).st_size < offset + size:
-                raise InvalidInput(f"The shared memory object {bare!r} must have {offset + size} bytes, but has fewer.")
-            memory = memoryview(mmap.mmap(handle, offset + size))[offset:]
-        finally:
-            os.close(handle)
-        self._regions[name] = (key, offset, size, memory)
-
-    def unregister(self, name: str | None) -> None:
-        """Forget a region, or all of them."""
-        if name is None:
-            self._regions.clear()
-        else:
-            self._regions.pop(name, None)
-
-    def status(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Name, key, offset and size of the registered regions."""
-        if name is not None and name not in list(self._regions):
-            raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
-        return [
-            {"name": region, "key": key, "offset": offset, "byte_size": size}
-            for region, (key, offset, size, _) in self._regions.items()
-            if name in (None, region)
-        ]
-
-    def read(self, parameters: Mapping[str, Any]) -> memoryview:
-        """The bytes that a tensor's parameters name."""
-        return self._slice(parameters)
-
-    def write(self, parameters: Mapping[str, Any], array: np.ndarray) -> None:
-        """Copy an output to where its parameters say."""
-        data = self._slice(parameters)
-        if len(data) < array.nbytes:
-            raise InvalidInput(f"The region must have {array.nbytes} bytes for the output, but has {len(data)}.")
-        data[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-    def _slice(self, parameters: Mapping[str, Any]) -> memoryview:
-        name, size = parameters.get("shared_memory_region"), parameters.get("shared_memory_byte_size")
-        offset = parameters.get("shared_memory_offset", 0)
-        if name not in list(self._regions):
-            raise InvalidInput(f"The region {name!r:.100} must be registered, but is not.")
-        memory = self._regions[str(name)][3]
-        if type(size) is not int or type(offset) is not int or offset < 0 or not 0 <= size <= len(memory) - offset:
-            raise InvalidInput(f"A tensor must lie inside its region of {len(memory)} bytes, but has {offset}, {size}.")
-        return memory[offset : offset + size]

@@ -11,6 +11,7 @@ import numpy as np
 from hasten import judged
 from hasten.errors import HastenError
 from hasten.graph.integer import Dense, IntegerNet, Rescale
+from hasten.manifest import read_npz
 from hasten.stacks import _synthesis, _testbench
 
 NAME = "network"
@@ -56,16 +57,16 @@ def save(net: IntegerNet, folder: Path) -> None:
 
 def read(folder: Path) -> IntegerNet:
     """Read what `save` wrote."""
-    with np.load(folder / "net.npz", allow_pickle=False) as v:
-        layers = []
-        for index in range(int(v["layers"])):
-            rescale = None
-            if f"rescale_{index}" in v:
-                rescale = Rescale(v[f"multiplier_{index}"], *map(int, v[f"rescale_{index}"]))
-            layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale, v[f"pixel_{index}"]))
-        zero_point, low, high = map(int, v["input"])
-        scale = float(v["input_scale"])
-        return IntegerNet(scale, zero_point, low, high, tuple(layers), v["output_scale"], int(v["output_zero_point"]))
+    v = read_npz(folder / "net.npz")
+    layers = []
+    for index in range(int(v["layers"])):
+        rescale = None
+        if f"rescale_{index}" in v:
+            rescale = Rescale(v[f"multiplier_{index}"], *map(int, v[f"rescale_{index}"]))
+        layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale, v[f"pixel_{index}"]))
+    zero_point, low, high = map(int, v["input"])
+    scale = float(v["input_scale"])
+    return IntegerNet(scale, zero_point, low, high, tuple(layers), v["output_scale"], int(v["output_zero_point"]))
 
 
 def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz: float = 100.0) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hasten.errors import Unsupported
+from hasten.errors import InvalidInput, Unsupported
+from hasten.manifest import read_bytes, read_npy
 from hasten.pieces import in_pieces
 
 _SCRIPT = '''"""Builds model.rknn with rknn-toolkit2 {version} alone, in this folder: python build.py"""
@@ -107,9 +108,7 @@ def _built(folder: Path, settings: dict[str, Any], verbose: bool) -> Any:
     # It leaves files of its own where it is started.
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         if int8:
-            lines = (folder / "dataset.txt").read_text().splitlines()
-            here = "\n".join(" ".join(str(folder / path) for path in line.split()) for line in lines)
-            Path("dataset.txt").write_text(here)
+            Path("dataset.txt").write_text(_dataset(folder))
         steps: list[Callable[[], int]] = [
             lambda: rknn.config(
                 target_platform=settings["platform"],
@@ -128,6 +127,27 @@ def _built(folder: Path, settings: dict[str, Any], verbose: bool) -> Any:
             if failed:
                 raise Unsupported("rknn-toolkit2 must be able to compile the network, but did not; its log says why.")
     return rknn
+
+
+def _dataset(folder: Path) -> str:
+    """`dataset.txt` with whole paths, of arrays in the folder's own `calibration/` alone.
+
+    Whoever made an artifact could name any file, or one with a pickle in it, which rknn-toolkit2 might load.
+
+    Raises:
+        InvalidInput: A name is another, or its file is no array.
+    """
+    lines = []
+    for line in read_bytes(folder / "dataset.txt").decode(errors="replace").splitlines():
+        paths = []
+        for name in line.split():
+            path = folder / name
+            if not re.fullmatch(r"calibration/\d+_\d+\.npy", name) or path.is_symlink() or path.parent.is_symlink():
+                raise InvalidInput(f"dataset.txt must name files of `calibration/` alone, but names {name!r:.100}.")
+            read_npy(path)
+            paths.append(str(path))
+        lines.append(" ".join(paths))
+    return "\n".join(lines)
 
 
 def _write_samples(folder: Path, calibration: Path, inputs: int) -> None:

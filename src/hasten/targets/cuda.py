@@ -24,6 +24,7 @@ class Cuda:
     layers by cuBLAS or Inductor's templates, convolutions by a Triton kernel. Not run on a GPU yet."""
 
     evidence: ClassVar[str] = "timed"
+    native_code: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = option(

@@ -17,13 +17,15 @@ class Iree:
     """IREE's compiler and runtime, in an environment of their own."""
 
     evidence: ClassVar[str] = "timed"
+    # `model.vmfb` holds a library that the runtime links and runs.
+    native_code: ClassVar[bool] = True
     stack: ClassVar[str] = "iree"
     package: ClassVar[str] = "iree"
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
     integer: bool = option(True, "int8 products as s8 x s8 -> s32 instead of float products of dequantized values")
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
     batch: int = option(1, "samples that the program takes at once; more are run in pieces", low=1)
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class OnnxRuntime:
     packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
     spinning: bool = option(True, "idle threads spin before they sleep: faster alone, harmful beside others")
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
 

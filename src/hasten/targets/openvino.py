@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.errors import InvalidInput
 from hasten.recipe import Program, check_options, option
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class OpenVino:
     packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0)
+    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "arithmetic of whatever is not quantized", choices=("fp32", "bf16"), grid=("fp32", "bf16")
     )
@@ -81,6 +82,11 @@ class OpenVino:
         """A compiled model with one inference request; inputs are bound by position."""
         import openvino as ov
 
+        # OpenVINO reads whatever else is in the file as what it looks like, and its reader of ONNX takes weights from
+        # any address in memory that the file names.
+        with (folder / "model.xml").open("rb") as file:
+            if not file.read(64).lstrip().startswith((b"<?xml", b"<net")):
+                raise InvalidInput(f"{folder / 'model.xml'} must be OpenVINO's XML, but is something else.")
         core = ov.Core()
         compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", self.plugin_config())
         request = compiled.create_infer_request()
