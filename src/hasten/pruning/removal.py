@@ -42,6 +42,7 @@ class Removal:
     )
     ratios: tuple[tuple[str, float], ...] = option((), "share to remove by group name; only these are cut")
     samples: int | None = option(None, "calibration samples to score units on; null: all", low=1)
+    reconstruct: int = option(512, "calibration samples to refit the layers that are left on; 0: leave them", low=0)
     schedule: Literal["one-shot", "linear", "cubic"] = option(
         "one-shot", "how the share grows over the steps", choices=SCHEDULES
     )
@@ -75,6 +76,7 @@ class Removal:
             approximate=self.approximate,
             ratios=dict(self.ratios),
             samples=self.samples,
+            reconstruct=self.reconstruct,
         )
         if self.epochs == 0:
             return cut(graph, task, cutting, self.ratio)

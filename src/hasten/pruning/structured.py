@@ -10,8 +10,9 @@ from hasten.errors import InvalidInput, Unsupported, unknown
 from hasten.graph.channels import Channels, Group, find_channels
 from hasten.graph.surgery import remove
 from hasten.pruning.importance import Importance, unit_scores
+from hasten.pruning.reconstruct import reconstruct
 from hasten.pruning.selection import lowest_in_each, lowest_overall, settled
-from hasten.task import Task
+from hasten.task import Task, calibration_inputs
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Cutting:
         approximate: Also cut units that run through a normalisation over the cut dimension.
         ratios: Share to cut by group name; where given, only these groups are cut, by these shares.
         samples: Calibration samples that units are scored on; None: all.
+        reconstruct: Calibration samples that the layers left are refitted on; 0: not at all.
     """
 
     kinds: frozenset[str]
@@ -39,6 +41,7 @@ class Cutting:
     approximate: bool = False
     ratios: dict[str, float] = field(default_factory=dict)
     samples: int | None = None
+    reconstruct: int = 0
 
     def rounded(self, layer: str, width: int) -> int:
         """The narrowest allowed width of a layer that is not below `width`; `width` itself if there is none."""
@@ -107,7 +110,10 @@ def cut(
         raise Unsupported(
             f"Rounding widths up leaves nothing to remove at ratio {ratio}. Allow narrower widths or raise `ratio`."
         )
-    return remove(channels, units)
+    smaller = remove(channels, units)
+    if units and cutting.reconstruct:
+        reconstruct(smaller, channels, units, calibration_inputs(task, cutting.reconstruct))
+    return smaller
 
 
 class Further:
