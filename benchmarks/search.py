@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from hasten.search.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "search.json"
-RESNET_TRAINING = 10_000
 BATCH = 128
 
 
@@ -41,8 +40,25 @@ def minilm() -> hasten.Task:
     return minilm.task()
 
 
+class Augmented:
+    """Batches of shifted and mirrored images in random order, as the network itself was trained."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.images, self.labels, self.generator = images, labels, torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.images) // BATCH
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        from hasten_bench.data.cifar import augment
+
+        order = torch.randperm(len(self.images), generator=self.generator)
+        for rows in order.split(BATCH)[: len(self)]:
+            yield augment(self.images[rows], self.generator), self.labels[rows]
+
+
 def resnet56() -> hasten.Task:
-    """CIFAR ResNet-56: a part of the training images recovers, the images kept out of training are the holdout."""
+    """CIFAR ResNet-56: the training images recover, the images kept out of training are the holdout."""
     from hasten_bench.data import cifar
     from hasten_bench.material import Part
     from hasten_bench.nets.cifar_resnet import network
@@ -57,7 +73,8 @@ def resnet56() -> hasten.Task:
         model=model.eval(),
         example=(x[:8],),
         holdout=list(zip(x[held].split(BATCH), y[held].split(BATCH), strict=True)),
-        train=list(zip(x[:RESNET_TRAINING].split(BATCH), y[:RESNET_TRAINING].split(BATCH), strict=True)),
+        train=Augmented(x[: -cifar.VALIDATION], y[: -cifar.VALIDATION]),
+        calibration=list(x[: cifar.CALIBRATION].split(BATCH)),
         name="CIFAR-10, ResNet-56",
     )
 

@@ -1,12 +1,11 @@
 """How a race is planned, and who goes on."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, make_target
-from hasten.search.heat import plan_heat, promise, spread
+from hasten.search.heat import plan_heat, promise, recovers, worth
 from hasten.search.trial import Trial
 
 
@@ -52,9 +51,14 @@ def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
     assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, 500, 0) == 0.0
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_entrants_are_spread_over_merit(count: int) -> None:
-    merits = [(1 + 0.1 * i, str(i)) for i in range(1, 20)]
-    chosen = spread(merits, 1.0, count)
-    assert len(set(chosen)) == count
-    assert spread(merits[:1], 1.0, count) == ["1"]
+def test_little_training_prefers_little_damage_and_much_training_speed() -> None:
+    mild, harsh = (1.3, 0.1), (2.0, 0.6)
+
+    def ahead(steps: int) -> tuple[float, float]:
+        return max((mild, harsh), key=lambda x: worth(x[0], 1.0, x[1], steps))
+
+    assert ahead(20) == mild
+    assert ahead(2000) == harsh
+    assert recovers(0.0, 1) == 1.0
+    assert recovers(0.2, 50) < recovers(0.2, 500) < 1
+    assert recovers(0.3, 50) < recovers(0.2, 50)

@@ -67,6 +67,7 @@ class TeacherBatches:
         device: Where the teacher runs.
         dtype: Its arithmetic, as in training.
         cache: Where answers are kept; None computes them anew in every epoch.
+        channels_last: Whether the teacher reads images in NHWC memory layout.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class TeacherBatches:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         cache: "AnswerCache | None" = None,
+        channels_last: bool = False,
     ) -> None:
+        self.channels_last = channels_last
         self.pairs, self.teacher, self.device, self.dtype, self.cache = pairs, teacher, device, dtype, cache
         # What `training.randomness` seeds.
         self.sampler = getattr(pairs.source, "sampler", None)
@@ -112,7 +115,7 @@ class TeacherBatches:
     @torch.no_grad()
     def _ask(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with autocast(self.device, self.dtype):
-            answers = as_tuple(self.teacher(*to_device(inputs, self.device)))
+            answers = as_tuple(self.teacher(*to_device(inputs, self.device, self.channels_last)))
         return tuple(to_device(to_float32(answer), torch.device("cpu")) for answer in answers)
 
 

@@ -1,5 +1,6 @@
 """Architectures to train: cut and shortened networks, timed untrained on the runtimes that won so far."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from hasten.errors import HastenError, Unsupported
 from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
 from hasten.recipe import Recipe, Target, Technique, describe, make_target, make_technique, name_of, options_of
@@ -25,10 +27,12 @@ _LARGEST_SHARE = 0.4
 FEWEST_PROBES, _AMPLE_PROBES = 3, 8
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
+_SIDES = (0.86, 0.72, 0.58)
 _FEWEST_BLOCKS = 4
 _NEAR = 1.25
 _ABOUT_EQUAL = 1.08
 _DAMAGE_ROWS = 32
+_STATISTICS_ROWS = 64
 _ROUGH_SAMPLES = 16
 
 
@@ -66,8 +70,9 @@ class Architecture:
         name: For the log.
         steps: What cuts it.
         merit: Measured, with its finish: see `Trial.merit`.
-        damage: Predicted squared distance of its answers from the original's, in units of their spread.
+        damage: Squared distance of its answers from the original's, in units of their spread.
         finish: What it was measured with.
+        measured: Whether `damage` was measured on the whole network; else it is a sum over what is cut.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Architecture:
     merit: float
     damage: float
     finish: Finish
+    measured: bool = False
 
 
 def plain_quantize(step: Technique, **options: Any) -> Technique:
@@ -115,7 +121,8 @@ class Candidates:
             base: Merit of the network that is not cut.
         """
         ample = self.probes >= _AMPLE_PROBES
-        found = self._shortened(_DEPTHS if ample else _DEPTHS[-1:])
+        whole = self._whole(ample)
+        found = [a for name, steps in whole if (a := self._measured(name, steps)) is not None]
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
@@ -128,7 +135,7 @@ class Candidates:
         groups = damage_curves(self.session, self.graph, self.stages)
         self.curves = groups
         by_stage = stage_curves(self.stages, groups, list(GRID))
-        left = max(1, self.probes - len(_DEPTHS) - len(shares) - single * len(self.stages))
+        left = max(1, self.probes - len(whole) - len(shares) - single * len(self.stages))
         points = explore(self.model, by_stage, self._cost, left, self.session.seed)
         return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
 
@@ -148,20 +155,31 @@ class Candidates:
         name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
         return Architecture(name, steps, merit, damage, self.finish)
 
-    def _shortened(self, depths: Sequence[float]) -> list[Architecture]:
-        """Without some of the residual blocks."""
+    def _whole(self, ample: bool) -> list[tuple[str, Steps]]:
+        """What changes the whole network: fewer pixels, fewer residual blocks, both. Named steps, mildest first."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
-        if count < _FEWEST_BLOCKS:
-            return []
-        found = []
-        for depth in depths:
-            steps: Steps = (make_technique("shrink", {"depth": depth, "unit": unit}),)
-            result = probe(self.session, steps, self.finish, damage=True)
-            if "failure" not in result:
-                name = describe(steps[0])
-                found.append(Architecture(name, steps, result["merit"], result["damage"], self.finish))
-        return found
+        depths = [make_technique("shrink", {"depth": d, "unit": unit}) for d in _DEPTHS if count >= _FEWEST_BLOCKS]
+        sides = [make_technique("lower_resolution", {"side": side}) for side in _SIDES]
+        sides = [side for side in sides if self._applies(side)]
+        if not ample:
+            return [(describe(step), (step,)) for step in (*sides[:1], *depths[:1])]
+        single: list[Steps] = [(step,) for step in (*sides, *depths)]
+        both: list[Steps] = [(sides[0], depths[0])] if sides and depths else []
+        return [(", ".join(map(describe, steps)), steps) for steps in (*single, *both)]
+
+    def _applies(self, step: Technique) -> bool:
+        try:
+            self.session.bench.graphs.after((step,), {})
+        except HastenError:
+            return False
+        return True
+
+    def _measured(self, name: str, steps: Steps) -> Architecture | None:
+        result = probe(self.session, steps, self.finish, damage=True)
+        if "failure" in result:
+            return None
+        return Architecture(name, steps, result["merit"], result["damage"], self.finish, measured=True)
 
     def _cost(self, shares: Shares) -> float | None:
         # Which units go does not matter to the time, so the quickest score will do.
@@ -192,6 +210,21 @@ def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) 
         return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
 
     return session.once("probe", f"{key_of(steps)} {key_of(rough.steps)} {describe(rough.target)}", measure)
+
+
+def with_damage(session: Session, a: Architecture) -> Architecture:
+    """The same with the damage of the whole network measured; as it is, where that fails."""
+    if a.measured:
+        return a
+
+    def measure() -> dict[str, Any]:
+        session.listener.trying(f"damage of {a.name}")
+        started, seconds = time.perf_counter(), dict[str, float]()
+        damage = _damage(session, session.bench.graphs.after(a.steps, seconds)[0])
+        return {"damage": damage, "wall_s": time.perf_counter() - started}
+
+    found = session.once("damage", key_of(a.steps), measure)
+    return replace(a, damage=found["damage"], measured=True) if "damage" in found else a
 
 
 def probe_budget(session: Session, finish: Finish) -> int:
@@ -233,6 +266,9 @@ def _half(session: Session) -> Steps:
 
 def _damage(session: Session, graph: GraphModule) -> float:
     original, _ = session.bench.graphs.after((), {})
+    with contextlib.suppress(Unsupported):  # no batch norm
+        # Its old statistics say little about a cut network, and training renews them at once.
+        graph = make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS}).apply(graph, session.bench.inner)
     return -mean_score(on_few(session, _DAMAGE_ROWS), original)(graph)
 
 

@@ -18,7 +18,15 @@ _BETTER = {
 }
 _STAGES = {
     "training": ("distill", "train_quantized"),
-    "calibrating": ("quantize", "smooth_quant", "equalize_layers", "prune_filters", "prune_neurons", "shrink"),
+    "calibrating": (
+        "quantize",
+        "smooth_quant",
+        "equalize_layers",
+        "prune_filters",
+        "prune_neurons",
+        "shrink",
+        "lower_resolution",
+    ),
     "compiling": ("compile",),
     "measuring": ("original", "load", "latency", "accuracy", "unload", "damage"),
     "setting up": ("capture", "holdout", "identity"),
@@ -121,7 +129,7 @@ def seconds_by_stage(journal: Journal, concluding: Mapping[str, float]) -> dict[
             spent[stage] += sum(seconds.get(name, 0.0) for name in names)
     step = next((e for e in journal.read("plan") if e["key"] == "training step"), None)
     spent["training"] += step.get("wall_s", 0.0) if step else 0.0
-    spent["measuring"] += sum(e.get("wall_s", 0.0) for e in journal.read("sensitivity"))
+    spent["measuring"] += sum(e.get("wall_s", 0.0) for kind in ("sensitivity", "damage") for e in journal.read(kind))
     chosen, finals = journal.find("finalists"), journal.find("finals")
     if chosen and finals:
         spent["finals"] = finals["elapsed_s"] - chosen["elapsed_s"]

@@ -5,21 +5,21 @@ Optimization". Every rung trains the better half for twice as long, on from wher
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeVar
 
 from hasten.search.trial import Trial
 
 _ENTRANTS = (8, 4, 2, 1)
 _FEWEST_STEPS = 20
 _MOST_EPOCHS = 3
+# What everyone in a field gets at first: so many epochs, within these bounds of steps. One long training of what is
+# likely to recover beats several that all stop short.
+_FAIR_EPOCHS, _FAIR_STEPS = 2, (60, 150)
+_HALF_DAMAGE = 0.25
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
 _UNSURE = 0.15
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Heat:
 
 
 def plan_heat(left_s: float, step_s: float, overhead_s: float, per_epoch: int, available: int) -> Heat:
-    """The widest race that fits, in which everyone gets a fair first training: an epoch, or a few dozen steps.
+    """The widest race that fits, in which everyone gets a fair first training: two epochs, or some dozen steps.
 
     Args:
         left_s: Time for it.
@@ -49,10 +49,12 @@ def plan_heat(left_s: float, step_s: float, overhead_s: float, per_epoch: int, a
         per_epoch: Training steps per epoch.
         available: Architectures to choose from.
     """
-    fair = min(max(per_epoch, _FEWEST_STEPS), 2 * _FEWEST_STEPS)
+    alone = min(max(per_epoch, _FEWEST_STEPS), 2 * _FEWEST_STEPS)
+    together = min(max(_FAIR_EPOCHS * per_epoch, _FAIR_STEPS[0]), _FAIR_STEPS[1])
     for entrants in _ENTRANTS:
         if entrants > available:
             continue
+        fair = alone if entrants == 1 else together
         rungs = int(math.log2(entrants)) + 1
         trials = 2 * entrants - 1
         steps = int((left_s - trials * overhead_s) / (entrants * rungs * step_s))
@@ -82,22 +84,19 @@ def promise(trial: Trial, best: float, max_drop: float, samples: int, rungs_left
     return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
 
 
-def spread(merits: Sequence[tuple[float, T]], best: float, count: int) -> list[T]:
-    """`count` of the candidates, from a little better than `best` upwards in equal ratios.
+def recovers(damage: float, steps: int) -> float:
+    """How likely a cut network is to keep the accuracy after `steps` of training: a rule of thumb for who may try.
+
+    A half at a damage that grows with the root of the training: 0.25 at 100 steps. With few steps little damage goes
+    before much speed; with many the other way round.
 
     Args:
-        merits: Candidates with their merit, all above `best`.
-        best: Merit to beat.
-        count: How many, at most.
+        damage: Squared distance of its answers from the original's before training, in units of their spread.
+        steps: Of training.
     """
-    ranked = sorted(merits, key=lambda pair: pair[0])
-    top = ranked[-1][0]
-    # The ambitious end is seldom within reach, so a small field stays in the lower half.
-    ratio = (top / best) ** (1 / max(count, 2))
-    chosen: list[tuple[float, T]] = []
-    for place in range(1, count + 1):
-        rest = [pair for pair in ranked if pair not in chosen]
-        if rest:
-            goal = best * ratio**place
-            chosen.append(min(rest, key=lambda pair: abs(math.log(pair[0] / goal))))
-    return [candidate for _, candidate in chosen]
+    return 1 / (1 + (max(damage, 0.0) / (_HALF_DAMAGE * math.sqrt(max(steps, 1) / 100))) ** 2)
+
+
+def worth(merit: float, best: float, damage: float, steps: int) -> float:
+    """Expected gain of training a cut network: the chance that it recovers times the log of what it would gain."""
+    return recovers(damage, steps) * math.log(merit / best)

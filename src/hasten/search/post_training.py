@@ -3,13 +3,18 @@
 import itertools
 from collections.abc import Iterator, Mapping
 
-from hasten.recipe import Target, name_of
+from hasten.recipe import Recipe, Target, name_of, options_of
 from hasten.search.session import Attempt, Session
 from hasten.search.space import free, quantized, with_more_effort
 from hasten.search.trial import Trial, merit_text
 
 # A runtime that is this much slower than the best at the same thing does not win by better rounding.
 _NEAR = 1.3
+# Float programs of different compilers are within this factor of each other; what is still further behind an integer
+# program cannot win, and costs up to a minute to compile.
+_FLOATS_DIFFER = 2.0
+# After this share of a deadline the slow compilers have had their time; the rest is for training.
+_SHARE = 0.35
 # Rounding has lost something that counts when it took this share of the accepted drop.
 _COUNTS = 0.5
 
@@ -23,9 +28,11 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
         OutOfTime: The deadline is near.
     """
     limits = session.budget.limits
-    recipes = [x for tier in _tiers(usable) for x in (*free(tier, limits), *quantized(tier, limits))]
-    session.listener.begin(len(recipes))
-    trials = session.attempt_all(map(Attempt, recipes))
+    tiers = [[*free(tier, limits), *quantized(tier, limits)] for tier in _tiers(usable)]
+    session.listener.begin(sum(map(len, tiers)))
+    trials = session.attempt_all(map(Attempt, tiers[0]))
+    for tier in tiers[1:]:
+        trials += session.attempt_all(Attempt(recipe) for recipe in tier if _may_win(session, recipe))
     plain = [trial for trial in trials if trial.recipe.steps and trial.measured]
     if not plain:
         return
@@ -45,6 +52,28 @@ def _tiers(usable: Mapping[str, type[Target]]) -> list[dict[str, type[Target]]]:
         return 2 if getattr(part, "native_code", False) else int(bool(getattr(part, "stack", "")))
 
     return [{name: part for name, part in usable.items() if tier(part) == n} for n in range(3)]
+
+
+def _may_win(session: Session, recipe: Recipe) -> bool:
+    """Whether a recipe for a slow compiler is worth its time, where time is limited."""
+    if session.budget.minutes is None or session.budget.limits:
+        return True
+    minutes, name = session.budget.minutes, Trial(0, recipe).name
+    spent = session.journal.once("plan", f"time for {name}", lambda: {"spent_s": session.journal.elapsed_s})["spent_s"]
+    if spent > _SHARE * 60 * minutes:
+        session.decide(name, False, f"{spent:.0f} s are spent, and the rest is for training")
+        return False
+    floats = max((t.merit for t in session.trials if t.measured and _is_float(t.recipe)), default=0.0)
+    best = session.best.merit if session.best else 0.0
+    if session.budget.objective == "latency" and _is_float(recipe) and best > _FLOATS_DIFFER * floats:
+        why = f"float programs reach {merit_text(floats, session.budget)}, integers {merit_text(best, session.budget)}"
+        session.decide(name, False, why)
+        return False
+    return True
+
+
+def _is_float(recipe: Recipe) -> bool:
+    return not recipe.steps and options_of(recipe.target).get("precision") != "int8"
 
 
 def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt]:

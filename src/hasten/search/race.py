@@ -16,9 +16,10 @@ from hasten.search.candidates import (
     better_finish,
     finishes,
     probe_budget,
+    with_damage,
 )
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import Heat, plan_heat, promise, spread
+from hasten.search.heat import Heat, plan_heat, promise, worth
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, fits, merit_text
@@ -33,6 +34,8 @@ _FIRST_SHARE = 0.6
 # A drop of this many times the budget, after all its training, tells that even more is out of reach.
 _FAR = 2.0
 _FEWEST_STEPS = 10
+# So many for each entrant have the damage of the whole network measured.
+_SHORTLISTED = 3
 _QAT_STEP = 2.0
 """A training step with rounding, in steps without, until one was timed."""
 
@@ -67,11 +70,11 @@ def train_and_race(session: Session) -> None:
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
     pool = candidates.first(base)
-    ceiling = float("inf")
+    ceiling = hopeless = float("inf")
     tried: set[Steps] = set()
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
         best = session.best.merit if session.best else 1.0
-        field = _eligible(session, candidates, pool, tried, best, ceiling, first=number == 0)
+        field = _eligible(session, candidates, pool, tried, best, ceiling, hopeless, first=number == 0)
         if not field:
             why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
             session.decide(f"race {number + 1}", False, why)
@@ -83,13 +86,13 @@ def train_and_race(session: Session) -> None:
                 f"race {number + 1}", False, "the time left is too short for a recovery", field[0].merit / best
             )
             return
-        entrants = spread([(a.merit, a) for a in field], best, heat.entrants)
+        field, entrants = _choose(session, field, best, heat)
         tried |= {a.steps for a in entrants}
         _announce(session, field, entrants, best, heat)
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
-        for trial in race(session, entrants, heat):
+        for a, trial in race(session, entrants, heat):
             if trial.drop > _FAR * session.budget.max_drop:
-                ceiling = min(ceiling, trial.merit)
+                ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
 
 
 def _eligible(
@@ -99,6 +102,7 @@ def _eligible(
     tried: set[Steps],
     best: float,
     ceiling: float,
+    hopeless: float,
     first: bool,
 ) -> list[Architecture]:
     """Architectures that would win and are not known to be out of reach; after the first race, a new one among them."""
@@ -106,8 +110,24 @@ def _eligible(
         goal = math.sqrt(best * _MARGIN * ceiling) if ceiling < float("inf") else best * 1.3
         if goal > best * _MARGIN and (new := candidates.at(goal)) is not None:
             pool.append(new)
-    fits = [a for a in pool if best * _MARGIN <= a.merit < ceiling and a.steps not in tried]
+    fits = [a for a in pool if best * _MARGIN <= a.merit and a.damage < hopeless and a.steps not in tried]
     return list({a.steps: a for a in fits}.values())
+
+
+def _choose(
+    session: Session, field: Sequence[Architecture], best: float, heat: Heat
+) -> tuple[list[Architecture], list[Architecture]]:
+    """The field, those in front with the damage measured on the whole network, and who of them is trained."""
+    # What stays in a race to its end gets twice the training in every rung.
+    steps = heat.steps * (2**heat.rungs - 1)
+
+    def order(a: Architecture) -> float:
+        return -worth(a.merit, best, a.damage, steps)
+
+    ranked = sorted(field, key=order)
+    short = min(len(ranked), _SHORTLISTED * heat.entrants)
+    ranked[:short] = sorted((with_damage(session, a) for a in ranked[:short]), key=order)
+    return ranked, ranked[: heat.entrants]
 
 
 def _announce(
@@ -116,12 +136,13 @@ def _announce(
     each_s = heat.cost_s / heat.entrants
     for a in sorted(field, key=lambda a: -a.merit):
         own, other = merit_text(a.merit, session.budget), merit_text(best, session.budget)
-        why = f"untrained it is {own}, the best so far {other}; predicted damage {a.damage:.3g}"
+        damage = f"{'measured' if a.measured else 'predicted'} damage {a.damage:.3g}"
+        why = f"untrained it is {own}, the best so far {other}; {damage}"
         session.decide(a.name, a in entrants, why, a.merit / best, each_s)
 
 
-def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[Trial]:
-    """Train all, keep the better half, train on; returns the trials that had all the training."""
+def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[tuple[Architecture, Trial]]:
+    """Train all, keep the better half, train on; returns those that had all the training, with their trials."""
     standing = [(a, a.steps) for a in entrants]
     last: dict[Steps, Trial] = {}
     best = session.best.merit if session.best else 1.0
@@ -145,7 +166,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
         standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
     for a, _ in standing:
         save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
-    return [last[a.steps] for a, _ in standing]
+    return [(a, last[a.steps]) for a, _ in standing]
 
 
 def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Attempt:

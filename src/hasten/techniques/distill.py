@@ -1,7 +1,7 @@
 """Train the graph to answer like the original: recovery after pruning, or a smaller student."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from hasten.graph.taps import tap, untap
 from hasten.recipe import Stage, check_options, option
 from hasten.task import Task
 from hasten.training import Training, mean_score, task_loss, train
-from hasten.training.device import pick_device, pick_dtype
+from hasten.training.device import pick_device, pick_dtype, takes_channels_last
 from hasten.training.randomness import isolated
 
 _LOSSES = ("auto", "kl", "mse", "dkd", "dist", "cosine")
@@ -119,8 +119,11 @@ class Distill:
             features=self._feature_distance(student, teacher, task, len(pairs)),
             feature_weight=self.feature_weight,
         )
-        options = self._training(graph)
+        layouts = takes_channels_last(graph, task.example), takes_channels_last(teacher, task.example)
+        options = replace(self._training(graph), channels_last=layouts[0])
         move(teacher, device)
+        if layouts[1]:
+            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(self.folder or temporary)
             wanted = (
@@ -128,7 +131,8 @@ class Distill:
             )
             path = folder / f"teacher-{teacher_key(teacher)}.rows"
             cache = AnswerCache(path, batches.samples(len(inputs[0])), self.cache_gb * 1e9) if wanted else None
-            answered = TeacherBatches(batches, teacher, device, pick_dtype(self.precision, device, graph), cache)
+            dtype = pick_dtype(self.precision, device, graph)
+            answered = TeacherBatches(batches, teacher, device, dtype, cache, channels_last=layouts[1])
             trained = train(student, answered, objective, options, validate=_own_outputs(validate, len(own[0])))
         return untap(trained, len(own[0])) if pairs else trained
 

@@ -9,6 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from hasten.errors import InvalidInput
+from hasten.graph.duplicate import duplicate
 from hasten.training.options import Precision
 
 
@@ -64,6 +65,27 @@ def to_device(values: Any, device: torch.device, channels_last: bool = False) ->
     return pytree.tree_map(moved, values)
 
 
+def takes_channels_last(model: nn.Module, example: tuple[Tensor, ...]) -> bool:
+    """Whether `model` has convolutions and runs on images in NHWC memory layout, in which they train in half the time.
+
+    Tried on two samples, because a `view` in a graph may refuse the layout.
+    """
+    images = any(isinstance(x, Tensor) and x.ndim == 4 for x in example)
+    if not images or not any(p.ndim == 4 for p in model.parameters()):
+        return False
+    laid_out: Any = duplicate(model)
+    laid_out.to(memory_format=torch.channels_last)
+    few = example if len(example[0]) < 2 else tuple(x[:2] for x in example)
+    for inputs in (few, example):  # a graph of a fixed batch takes the whole example only
+        try:
+            with torch.no_grad():
+                laid_out(*to_device(inputs, _device_of(laid_out), channels_last=True))
+            return True
+        except RuntimeError:
+            continue
+    return False
+
+
 def to_float32(values: Any) -> Any:
     """Every half-precision tensor in `values` as float32, so that losses are summed in it."""
 
@@ -72,6 +94,10 @@ def to_float32(values: Any) -> Any:
         return value.float() if half else value
 
     return pytree.tree_map(widened, values)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _has_fake_quantizers(model: nn.Module) -> bool:
