@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise InvalidInput(f"An artifact must be a folder with a {MANIFEST}, but {folder} has none.")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or type(manifest.get("schema")) is not int or manifest["schema"] != SCHEMA:
         got = manifest.get("schema") if isinstance(manifest, dict) else manifest
         raise InvalidInput(f"{path} must have schema {SCHEMA}, but has {got!r:.60}. Use the hasten that wrote it.")
     _check_manifest(path, manifest)
