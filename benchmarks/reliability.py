@@ -2,6 +2,9 @@
 
     python benchmarks/reliability.py kills --count 100         # about half an hour on two idle cores
     HASTEN_FUZZ=20000 python benchmarks/reliability.py tests   # tests/hardening, and what became of every test
+    python benchmarks/reliability.py networks --count 1000     # random networks through everything; nightly
+    python benchmarks/reliability.py coverage REPORT.json      # keep what `coverage json` wrote
+    python benchmarks/mutants.py                               # mutation testing; results of its own
     python benchmarks/reliability.py page > docs/reliability.md
 
 Every check is made on the processes and files themselves. A check that fails is recorded with what was seen.
@@ -29,6 +32,7 @@ from hasten.machine import fingerprint
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
+MUTANTS = RESULTS.with_name("mutants.json")
 TASK = str(ROOT / "examples" / "digits.py")
 MARK = "HASTEN_RELIABILITY"  # every process of a search has it in its environment
 PATIENCE_S = 30.0
@@ -57,7 +61,8 @@ def search(out: Path, seed: int) -> "subprocess.Popen[bytes]":
         [*command, "--out", str(out), "--seed", str(seed), "--resume", "--quiet"],
         stdout=log,
         stderr=log,
-        env={**os.environ, MARK: uuid.uuid4().hex},
+        # Threads that spin while they wait take processor time for nothing, most of all on a busy machine.
+        env={**os.environ, MARK: uuid.uuid4().hex, "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"},
     )
 
 
@@ -178,6 +183,25 @@ def tests() -> None:
     store("tests", {"outcomes": found, "examples": int(os.environ.get("HASTEN_FUZZ", "150")), "device": fingerprint()})
 
 
+def networks(count: int) -> None:
+    """Run the random networks, so many of them, and keep whether all agreed."""
+    name = "tests/hardening/test_random_networks.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "HASTEN_NETWORKS": str(count)}, check=False)
+    seconds = round(time.monotonic() - began)
+    store("networks", {"count": count, "agreed": done.returncode == 0, "seconds": seconds, "device": fingerprint()})
+
+
+def coverage(report: Path) -> None:
+    """Keep the totals of a report of `coverage json`, and the files least covered."""
+    found = json.loads(report.read_text())
+    files = {name: x["summary"]["percent_covered"] for name, x in found["files"].items()}
+    least = dict(sorted(files.items(), key=lambda item: item[1])[:12])
+    store("coverage", {"lines": found["totals"]["num_statements"], "percent": found["totals"]["percent_covered"],
+                       "least": least, "files": len(files)})  # fmt: skip
+
+
 def store(part: str, value: dict[str, Any]) -> None:
     """Put one part into the results, beside the others."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -190,7 +214,10 @@ FILES = {
     "test_compiler": "a compiler that crashes, hangs, fills memory or the disk",
     "test_faults": "runtimes, loaders, losses and disks that fail during a search",
     "test_no_orphans": "a parent that is killed",
-    "test_fuzz": "random and changed manifests, arrays, recipes, journals and requests",
+    "test_machine_faults": "a disk that fills up, folders that cannot be written, a clock that jumps",
+    "test_hostile_artifacts": "artifacts and recipes that somebody made to harm",
+    "test_fuzz": "random and changed manifests, arrays, recipes, journals, plans and requests",
+    "test_fuzz_server": "hostile and random bytes over HTTP connections and in gRPC messages",
     "test_random_networks": "random networks through capture, pruning, quantization and targets",
 }
 
@@ -208,6 +235,12 @@ def page(results: dict[str, Any]) -> str:
         lines += _kills_section(results["kills"])
     if "tests" in results:
         lines += _tests_section(results["tests"])
+    if "networks" in results:
+        lines += _networks_section(results["networks"])
+    if MUTANTS.exists():
+        lines += _mutants_section(json.loads(MUTANTS.read_text()))
+    if "coverage" in results:
+        lines += _coverage_section(results["coverage"])
     return "\n".join(lines)
 
 
@@ -253,9 +286,60 @@ def _tests_section(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _networks_section(found: dict[str, Any]) -> list[str]:
+    outcome = "all agreed within the bounds that the file states" if found["agreed"] else "not all agreed"
+    return [
+        "## Random networks",
+        "",
+        f"{found['count']} networks that nobody designed (`tests/hardening/test_random_networks.py`: convolutions, "
+        "norms, residuals, concatenations, attention) were captured, pruned, stored, quantized and run by PyTorch, "
+        f"ONNX Runtime and OpenVINO: {outcome}. It took {found['seconds']} s.",
+        "",
+    ]
+
+
+def _mutants_section(found: dict[str, Any]) -> list[str]:
+    mutants = found["mutants"].values()
+    rooms = sorted({x["file"].split("/")[0] for x in mutants})
+    rows = []
+    for room in [*rooms, ""]:
+        mine = [x for x in mutants if x["file"].startswith(room)]
+        killed = sum(not x["survived"] for x in mine)
+        rows.append(f"| {room or 'all'} | {len(mine)} | {killed} | {killed / len(mine):.0%} |")
+    alive = [
+        f"- `{x['file']}:{x['line']}`: `{x['old']}` → `{x['new'] or '(nothing)'}`" for x in mutants if x["survived"]
+    ]
+    tried = f"The first {len(mutants)} of" if len(mutants) < found["drawn"] else "All of"
+    return [
+        "## Mutation testing",
+        "",
+        f"Of {found['places']} places in `graph/`, `measure/` and the arithmetic of `quantization/` where an operator "
+        f"or a number can be changed, {found['drawn']} were drawn at random (seed {found['seed']}). {tried} them were "
+        "tried, each against the tests of its room (`benchmarks/mutants.py`).",
+        "",
+        "| room | tried | noticed by a test | share |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        *(["Not noticed, or without an effect that could be:", "", *alive, ""] if alive else []),
+    ]
+
+
+def _coverage_section(found: dict[str, Any]) -> list[str]:
+    least = ", ".join(f"`{name.partition('hasten/')[2]}` {percent:.0f}%" for name, percent in found["least"].items())
+    return [
+        "## Coverage",
+        "",
+        f"The fast tests run {found['percent']:.1f}% of {found['lines']} lines in {found['files']} files, child "
+        f"processes included. The least, most of them code for hardware or stacks that were not there: {least}.",
+        "",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("kills", "tests", "page"))
+    parser.add_argument("part", choices=("kills", "tests", "networks", "coverage", "page"))
+    parser.add_argument("report", type=Path, nargs="?", help="for `coverage`")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest-s", type=float, default=40.0, help="of processor time")
@@ -264,6 +348,10 @@ def main() -> None:
         kills(arguments.count, arguments.seed, arguments.longest_s)
     elif arguments.part == "tests":
         tests()
+    elif arguments.part == "networks":
+        networks(arguments.count)
+    elif arguments.part == "coverage":
+        coverage(arguments.report)
     else:
         print(page(json.loads(RESULTS.read_text())), end="")
 

@@ -81,10 +81,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InvalidInput: There is none, or it is not one.
     """
     path = folder / MANIFEST
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) and (os.access(folder, os.X_OK) or not folder.is_dir()):
         raise InvalidInput(f"An artifact must be a folder with a {MANIFEST}, but {folder} has none.")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or type(manifest.get("schema")) is not int or manifest["schema"] != SCHEMA:
         got = manifest.get("schema") if isinstance(manifest, dict) else manifest
         raise InvalidInput(f"{path} must have schema {SCHEMA}, but has {got!r:.60}. Use the hasten that wrote it.")
     _check_manifest(path, manifest)

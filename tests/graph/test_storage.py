@@ -160,5 +160,5 @@ def test_operators_that_believe_their_arguments_are_not_stored(tmp_path: Path) -
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.ops.aten.segment_reduce(x, "sum", lengths=torch.tensor([4]))
 
-    with pytest.raises(Unsupported, match=r"must call known operators only, but calls aten.segment_reduce"):
+    with pytest.raises(Unsupported, match="must call known operators only, but calls aten"):
         save_graph(capture(Sparse(), (torch.rand(4),)), tmp_path)

@@ -201,7 +201,7 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _wanted(output: Any) -> Wanted:
     parameters = _plain(output.parameters)
     if parameters.get("classification"):
-        raise InvalidInput(f"Classification is not served (output {output.name!r:.100}). Sort the output.")
+        raise InvalidInput(f"The classification extension is not served (output {output.name!r:.80}). Sort the output.")
     return Wanted(output.name, True, parameters if "shared_memory_region" in parameters else None)
 
 

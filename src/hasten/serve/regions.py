@@ -57,7 +57,7 @@ class Regions:
             raise InvalidInput(f"The shared memory object {bare!r:.100} must exist, but: {reason}.") from None
         if os.fstat(handle).st_size < offset + size:
             os.close(handle)
-            raise InvalidInput(f"The shared memory object {bare!r:.100} must have {offset + size} bytes; it has fewer.")
+            raise InvalidInput(f"The shared memory object {bare!r:.80} must have {offset + size} bytes, but has fewer.")
         self._regions[name] = _Region(key, offset, size, handle)
 
     def unregister(self, name: str | None) -> None:
