@@ -184,6 +184,7 @@ def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: 
     if fitting < min(_FEWEST_STEPS, steps):
         raise OutOfTime
     options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
+    options |= {"freeze_batch_norm": True} if a.frozen else {}
     recipe = ending.recipe((*done, make_technique("distill", options)))
     return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 
