@@ -167,7 +167,7 @@ class Candidates:
         if not ample:
             return [(describe(step), (step,)) for step in (*sides[:1], *depths[:1])]
         single: list[Steps] = [(step,) for step in (*sides, *depths)]
-        both: list[Steps] = [(sides[0], depths[0])] if sides and depths else []
+        both: list[Steps] = [(side, depths[0]) for side in sides[:2]] if depths else []
         return [(", ".join(map(describe, steps)), steps) for steps in (*single, *both)]
 
     def _applies(self, step: Technique) -> bool:
