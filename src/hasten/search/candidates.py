@@ -125,6 +125,10 @@ class Candidates:
         ample = self.probes >= _AMPLE_PROBES
         whole = self._whole(ample)
         found = [a for name, steps in whole if (a := self._measured(name, steps)) is not None]
+        if found and not ample:
+            why = "time allows for few timings; these need no sensitivity of every group"
+            self.session.decide("pixels and blocks alone", True, why)
+            return found
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
@@ -158,14 +162,15 @@ class Candidates:
         return Architecture(name, steps, merit, damage, self.finish)
 
     def _whole(self, ample: bool) -> list[tuple[str, Steps]]:
-        """What changes the whole network: fewer pixels, fewer residual blocks, both. Named steps, mildest first."""
+        """What changes the whole network: fewer pixels, fewer residual blocks, both; where time is short, few of these."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
         depths = [make_technique("shrink", {"depth": d, "unit": unit}) for d in _DEPTHS if count >= _FEWEST_BLOCKS]
         sides = [make_technique("lower_resolution", {"side": side}) for side in _SIDES]
         sides = [side for side in sides if self._applies(side)]
         if not ample:
-            return [(describe(step), (step,)) for step in (*sides[:1], *depths[:1])]
+            few = [*sides[1::-1], *depths][: self.probes]
+            return [(describe(step), (step,)) for step in few]
         single: list[Steps] = [(step,) for step in (*sides, *depths)]
         both: list[Steps] = [(side, depths[0]) for side in sides[:2]] if depths else []
         return [(", ".join(map(describe, steps)), steps) for steps in (*single, *both)]
