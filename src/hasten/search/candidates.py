@@ -162,7 +162,7 @@ class Candidates:
         return Architecture(name, steps, merit, damage, self.finish)
 
     def _whole(self, ample: bool) -> list[tuple[str, Steps]]:
-        """What changes the whole network: fewer pixels, fewer residual blocks, both; where time is short, few of these."""
+        """What changes the whole network: fewer pixels, fewer residual blocks, both; few where time is short."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
         depths = [make_technique("shrink", {"depth": d, "unit": unit}) for d in _DEPTHS if count >= _FEWEST_BLOCKS]
