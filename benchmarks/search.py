@@ -1,12 +1,16 @@
 """`hasten run` on real work: what it finds, how far beyond post-training, where its time goes, how much seeds differ.
 
     PYTHONPATH=benchmarks python benchmarks/search.py [solar minilm resnet56] [--minutes 10] [--seeds 3]
+    PYTHONPATH=benchmarks python benchmarks/search.py --kept efficientnet_lite0 resnet56 [--minutes 10]
 
 Every run is a process-independent call of `hasten.run` with a folder of its own under `runs/search/`; it is resumed
 when the script is started again. Writes `benchmarks/results/search.json` after every run and prints a table: the ratio
 to eager in the final timing, the ratio of the best post-training trial of the same run, the share of wall time that is
 neither training, calibration, compilation nor measurement, and the spread of the ratio over seeds. `resnet56` needs the
 data folder `HASTEN_BENCH_DATA`.
+
+`--kept` searches nothing: it reads what `hasten-bench tools --peer hasten/search` kept of a search inside the contest,
+and sets beside it the best passing peer of `contest-NAME.json`, which `hasten-bench time` measured in turns with it.
 """
 
 import argparse
@@ -111,6 +115,47 @@ def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any
     }
 
 
+def kept(net: str, minutes: float) -> dict[str, Any]:
+    """The row of a search that the contest's harness made, with the contest's head-to-head where there is one."""
+    from hasten_bench.material import cache
+
+    home = cache() / "jobs" / net / f"hasten-search-{minutes:g}min"
+    document = json.loads(next(home.rglob("run/result.json")).read_text())
+    trials = {t["number"]: Trial.from_json(t) for t in document["trials"]}
+    best = next((f for f in document["finals"] if f["number"] == document["best_number"]), None)
+    within = [t for t in trials.values() if t.number and t.latency and t.drop <= document["budget"]["max_drop"]]
+    return {
+        "work": net,
+        "minutes": minutes,
+        "seed": document["seed"],
+        "best": trials[best["number"]].name if best else None,
+        "trained": trained(trials[best["number"]]) if best else False,
+        "ratio": best["latency"]["ratio"] if best else None,
+        "ratio_low": best["latency"]["ratio_low"] if best else None,
+        "ratio_high": best["latency"]["ratio_high"] if best else None,
+        "drop_at_most": best["certificate"]["upper_bound"] if best else None,
+        "post_training_ratio": max((t.ratio for t in within if not trained(t)), default=None),
+        "trials": len(trials),
+        "seconds": document["seconds"],
+        "wall_s": document["wall_s"],
+        "device": document["device"],
+        "peers": beside_peers(net),
+    }
+
+
+def beside_peers(net: str) -> dict[str, Any]:
+    """From the contest of a network: hasten's search and the fastest that keeps the accuracy of every other peer."""
+    path = RESULTS.parent / f"contest-{net}.json"
+    contest = json.loads(path.read_text())["workloads"][0] if path.exists() else {"rows": []}
+    passing = [row for row in contest["rows"] if row["quality"] and row["quality"]["keeps"] and row["latency"]]
+    fastest: dict[str, Any] = {}
+    for row in sorted(passing, key=lambda row: row["latency"]["ratio"]):
+        name = f"{row['peer']}/{row['variant']}"
+        if row["peer"] != "hasten" or name == "hasten/search":
+            fastest[row["peer"]] = {"variant": row["variant"], "ratio": row["latency"]["ratio"]}
+    return fastest
+
+
 def trained(trial: Trial) -> bool:
     return any(step.stage.name != "QUANTIZE" or hasattr(step, "lr") for step in trial.recipe.steps)
 
@@ -118,13 +163,14 @@ def trained(trial: Trial) -> bool:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line per piece of work, medians over seeds."""
     lines = [
-        "| work | minutes | seeds | times faster than eager [95%] | post-training | drop at most | spread | overhead |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| work | minutes | took | seeds | times faster than eager [95%] | post-training | drop at most | spread "
+        "| overhead | in the contest: search, best peer |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for work, minutes in dict.fromkeys((row["work"], row["minutes"]) for row in rows):
         own = [row for row in rows if (row["work"], row["minutes"]) == (work, minutes) and row["ratio"]]
         if not own:
-            lines.append(f"| {work} | {minutes:g} | | nothing passed | | | | |")
+            lines.append(f"| {work} | {minutes:g} | | | nothing passed | | | | | |")
             continue
         ratios = [row["ratio"] for row in own]
         middle = sorted(own, key=lambda row: row["ratio"])[len(own) // 2]
@@ -133,9 +179,21 @@ def table(rows: list[dict[str, Any]]) -> str:
         bound = max(row["drop_at_most"] for row in own)
         spread = f"{(max(ratios) - min(ratios)) / statistics.median(ratios):.0%}" if len(own) > 1 else ""
         overhead = max(row["seconds"]["other"] / row["wall_s"] for row in own)
-        cells = work, f"{minutes:g}", len(own), interval, f"{plain:.2f}", f"{bound:.4f}", spread, f"{overhead:.0%}"
+        took = f"{max(row['wall_s'] for row in own) / 60:.1f}"
+        about = interval, f"{plain:.2f}", f"{bound:.4f}", spread, f"{overhead:.0%}", _against(middle.get("peers", {}))
+        cells = work, f"{minutes:g}", took, len(own), *about
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def _against(peers: dict[str, Any]) -> str:
+    """In words: the search's ratio to eager, the best peer's, and the first over the second."""
+    others = {name: found for name, found in peers.items() if name not in ("hasten", "eager")}
+    if "hasten" not in peers or not others:
+        return ""
+    own, name = peers["hasten"]["ratio"], max(others, key=lambda name: others[name]["ratio"])
+    best = others[name]
+    return f"{own:.2f}, {best['ratio']:.2f} ({name} {best['variant']}): {own / best['ratio']:.2f}x"
 
 
 def main() -> None:
@@ -144,9 +202,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", default="auto")
+    parser.add_argument("--kept", nargs="+", default=[], help="networks of the contest whose search is kept")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "examples"))
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    for net in given.kept:
+        rows = [row for row in rows if (row["work"], row["minutes"]) != (net, given.minutes)]
+        rows.append(kept(net, given.minutes))
+        RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    if given.kept:
+        print(table(rows))
+        return
     for work in given.work:
         for seed in range(given.seeds):
             same = (work, given.minutes, seed)

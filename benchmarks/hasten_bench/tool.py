@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import psutil
 
+from hasten import environments as stacks
 from hasten.machine import usable_cores
 from hasten_bench import environments, material
 from hasten_bench.handover import Handover
@@ -108,6 +109,8 @@ def ask(peer: Peer, variant: str, handover: Handover, home: Path, *, minutes: fl
 def _run(command: list[str], home: Path, limit_s: float) -> str:
     """Run to the end or to the limit; returns what to say if no result was written."""
     env = os.environ | {"OMP_NUM_THREADS": str(usable_cores()), "XDG_CACHE_HOME": str(_caches())}
+    # hasten's own stacks are installed, not cached: its search sees those that the user has.
+    env |= {"HASTEN_ENVS": str(stacks.root())}
     log = home / "log.txt"
     started = time.monotonic()
     with log.open("w") as sink:

@@ -55,6 +55,26 @@ def test_memory_holds_a_few_graphs_however_many_were_asked_for(digits_task: hast
     assert len(store._recent) == 2
 
 
+def test_what_is_pinned_stays_at_hand_until_another_is(digits_task: hasten.Task, tmp_path: Path) -> None:
+    store = _store(digits_task, tmp_path)
+    cuts = [
+        make_technique("prune_filters", {"ratio": r, "importance": "weight_l2", "reconstruct": 0})
+        for r in (0.1, 0.2, 0.3, 0.4)
+    ]
+    best, _ = store.after((cuts[0],), {})
+    store.pin((cuts[0],))
+    for cut in cuts[1:]:
+        store.after((cut,), {})
+    assert [store.has((cut,)) for cut in cuts] == [True, False, True, True]
+    seconds: dict[str, float] = {}
+    assert store.after((cuts[0],), seconds)[0] is best
+    assert not seconds
+    store.pin((cuts[1],))  # not at hand: the pin stays
+    assert store.has((cuts[0],))
+    store.pin((cuts[3],))
+    assert not store.has((cuts[0],))
+
+
 def test_a_checkpoint_of_another_training_is_not_taken_up(digits_task: hasten.Task, tmp_path: Path) -> None:
     store = _store(digits_task, tmp_path)
     own = tmp_path / "in_flight"

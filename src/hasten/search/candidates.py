@@ -73,6 +73,7 @@ class Architecture:
         damage: Squared distance of its answers from the original's, in units of their spread.
         finish: What it was measured with.
         measured: Whether `damage` was measured on the whole network; else it is a sum over what is cut.
+        frozen: Whether batch norm does less damage with its old statistics than with those of the data.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Architecture:
     damage: float
     finish: Finish
     measured: bool = False
+    frozen: bool = False
 
 
 def plain_quantize(step: Technique, **options: Any) -> Technique:
@@ -123,6 +125,10 @@ class Candidates:
         ample = self.probes >= _AMPLE_PROBES
         whole = self._whole(ample)
         found = [a for name, steps in whole if (a := self._measured(name, steps)) is not None]
+        if found and not ample:
+            why = "time allows for few timings; these need no sensitivity of every group"
+            self.session.decide("pixels and blocks alone", True, why)
+            return found
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
@@ -156,16 +162,17 @@ class Candidates:
         return Architecture(name, steps, merit, damage, self.finish)
 
     def _whole(self, ample: bool) -> list[tuple[str, Steps]]:
-        """What changes the whole network: fewer pixels, fewer residual blocks, both. Named steps, mildest first."""
+        """What changes the whole network: fewer pixels, fewer residual blocks, both; few where time is short."""
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
         depths = [make_technique("shrink", {"depth": d, "unit": unit}) for d in _DEPTHS if count >= _FEWEST_BLOCKS]
         sides = [make_technique("lower_resolution", {"side": side}) for side in _SIDES]
         sides = [side for side in sides if self._applies(side)]
         if not ample:
-            return [(describe(step), (step,)) for step in (*sides[:1], *depths[:1])]
+            few = [*sides[1::-1], *depths][: self.probes]
+            return [(describe(step), (step,)) for step in few]
         single: list[Steps] = [(step,) for step in (*sides, *depths)]
-        both: list[Steps] = [(sides[0], depths[0])] if sides and depths else []
+        both: list[Steps] = [(side, depths[0]) for side in sides[:2]] if depths else []
         return [(", ".join(map(describe, steps)), steps) for steps in (*single, *both)]
 
     def _applies(self, step: Technique) -> bool:
@@ -179,7 +186,7 @@ class Candidates:
         result = probe(self.session, steps, self.finish, damage=True)
         if "failure" in result:
             return None
-        return Architecture(name, steps, result["merit"], result["damage"], self.finish, measured=True)
+        return _damaged(Architecture(name, steps, result["merit"], 0.0, self.finish), result)
 
     def _cost(self, shares: Shares) -> float | None:
         # Which units go does not matter to the time, so the quickest score will do.
@@ -205,7 +212,7 @@ def probe(session: Session, steps: Steps, finish: Finish, damage: bool = False) 
         if damage:
             cut, _ = session.bench.graphs.after(steps, seconds)
             damaging = time.perf_counter()
-            found["damage"] = _damage(session, cut)
+            found |= _damage(session, cut)
             seconds["damage"] = time.perf_counter() - damaging
         return found | {"seconds": seconds | measured, "wall_s": time.perf_counter() - started}
 
@@ -221,10 +228,10 @@ def with_damage(session: Session, a: Architecture) -> Architecture:
         session.listener.trying(f"damage of {a.name}")
         started, seconds = time.perf_counter(), dict[str, float]()
         damage = _damage(session, session.bench.graphs.after(a.steps, seconds)[0])
-        return {"damage": damage, "wall_s": time.perf_counter() - started}
+        return damage | {"wall_s": time.perf_counter() - started}
 
     found = session.once("damage", key_of(a.steps), measure)
-    return replace(a, damage=found["damage"], measured=True) if "damage" in found else a
+    return _damaged(a, found) if "damage" in found else a
 
 
 def probe_budget(session: Session, finish: Finish) -> int:
@@ -264,12 +271,24 @@ def _half(session: Session) -> Steps:
     return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
 
 
-def _damage(session: Session, graph: GraphModule) -> float:
+def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:
+    """The damage, and whether batch norm does less of it with its old statistics.
+
+    A cut network usually needs new ones, and a training step makes them at once. But a network that was fine-tuned with
+    most of its layers frozen carries statistics of other data, and renewing those alone changes every answer.
+    """
     original, _ = session.bench.graphs.after((), {})
+    score = mean_score(on_few(session, _DAMAGE_ROWS), original)
+    kept = -score(graph)
     with contextlib.suppress(Unsupported):  # no batch norm
-        # Its old statistics say little about a cut network, and training renews them at once.
-        graph = make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS}).apply(graph, session.bench.inner)
-    return -mean_score(on_few(session, _DAMAGE_ROWS), original)(graph)
+        step = make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS})
+        renewed = -score(step.apply(graph, session.bench.inner))
+        return {"damage": min(kept, renewed), "frozen": kept < renewed}
+    return {"damage": kept, "frozen": False}
+
+
+def _damaged(a: Architecture, found: dict[str, Any]) -> Architecture:
+    return replace(a, damage=found["damage"], measured=True, frozen=found["frozen"])
 
 
 def _cuts(trial: Trial) -> bool:

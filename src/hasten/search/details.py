@@ -24,20 +24,22 @@ _TURNS = 4
 _OPERATORS = ("conv1d", "conv2d", "conv3d", "linear")
 
 
-def write_details(bench: Bench, best: Trial, path: Path) -> None:
+def write_details(bench: Bench, best: Trial, path: Path, *, remake: bool = True) -> None:
     """Write what is known of the best trial beside its figures; a part that cannot be made is left out.
 
     Args:
         bench: The original running, and the graphs of the run.
         best: The trial that ships.
         path: The JSON file to write.
+        remake: Whether the graph of the best may be made again where it is not at hand, which calibrates anew.
     """
     found: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # nothing here may cost a run its result
         if best.latency is not None:
             found["latency_ms"] = _latencies(bench, best)
     with contextlib.suppress(Exception):
-        found |= _of_graphs(bench, best)
+        if remake or bench.graphs.has(best.recipe.steps):
+            found |= _of_graphs(bench, best)
     path.write_text(json.dumps(found))
 
 

@@ -39,6 +39,7 @@ class GraphStore:
         self._in_flight = folder / in_flight
         self._original, self._task, self._folder = graph, task, folder
         self._recent: OrderedDict[Steps, GraphModule] = OrderedDict()
+        self._pinned: tuple[Steps, GraphModule] | None = None
         self.watch = Watch()
 
     def after(self, steps: Steps, seconds: dict[str, float], limit_s: float | None = None) -> tuple[GraphModule, Steps]:
@@ -53,6 +54,8 @@ class GraphStore:
         """
         if not steps:
             return self._original, ()
+        if self._pinned is not None and self._pinned[0] == steps:
+            return self._pinned[1], steps
         if steps in self._recent:
             self._recent.move_to_end(steps)
             return self._recent[steps], steps
@@ -70,6 +73,15 @@ class GraphStore:
         while len(self._recent) > _KEPT:
             self._recent.popitem(last=False)
         return graph, made
+
+    def pin(self, steps: Steps) -> None:
+        """Hold the graph after `steps`, if it is at hand, in place of the one pinned before: the end asks for it."""
+        if steps in self._recent:
+            self._pinned = steps, self._recent[steps]
+
+    def has(self, steps: Steps) -> bool:
+        """Whether the graph after `steps` is at hand."""
+        return not steps or steps in self._recent or (self._pinned is not None and self._pinned[0] == steps)
 
     def _apply(self, step: Technique, graph: GraphModule, steps: Steps, limit_s: float | None) -> tuple[Any, Technique]:
         """The graph after `step`, and the step as it ended."""

@@ -1,10 +1,13 @@
 """The phase that trains: architectures that would win are cut, recovered, rounded; the better half goes on."""
 
 import math
+import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
+from typing import Any
 
 from hasten.distillation.teacher import Pairs
 from hasten.recipe import Recipe, Technique, make_technique, name_of, options_of
@@ -23,6 +26,7 @@ from hasten.search.heat import Heat, plan_heat, promise, worth
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, fits, merit_text
+from hasten.task import Task
 from hasten.training import mean_score, quiet, watched
 
 # Only what is this much better than the best so far is worth training.
@@ -34,6 +38,9 @@ _FIRST_SHARE = 0.6
 # A drop of this many times the budget, after all its training, tells that even more is out of reach.
 _FAR = 2.0
 _FEWEST_STEPS = 10
+# What a deadline of ten minutes leaves a small network, for a first guess at who will be trained.
+_USUAL_STEPS = 200
+_TIMED_BATCHES = 3
 # So many for each entrant have the damage of the whole network measured.
 _SHORTLISTED = 3
 _QAT_STEP = 2.0
@@ -42,11 +49,29 @@ _QAT_STEP = 2.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds per training step and before the first, timed on a few steps; steps per epoch."""
+    """Seconds per training step and before the first, timed on a few steps; steps per epoch.
+
+    `teacher_s` are those that the teacher takes once, where its answers are kept from then on.
+    """
 
     step_s: float
     setup_s: float
     per_epoch: int
+    teacher_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first batches of a loader, drawn anew in every pass, so that what is random in it stays so."""
+
+    batches: Iterable[Any]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.count)
 
 
 def train_and_race(session: Session) -> None:
@@ -79,7 +104,7 @@ def train_and_race(session: Session) -> None:
             why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
             session.decide(f"race {number + 1}", False, why)
             return
-        cost = step_cost(session, field[0])
+        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.damage, _USUAL_STEPS)))
         heat = _plan(session, finish, cost, len(field), number, started_s)
         if heat.entrants == 0:
             session.decide(
@@ -184,6 +209,7 @@ def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: 
     if fitting < min(_FEWEST_STEPS, steps):
         raise OutOfTime
     options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
+    options |= {"freeze_batch_norm": True} if a.frozen else {}
     recipe = ending.recipe((*done, make_technique("distill", options)))
     return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 
@@ -235,16 +261,30 @@ def step_cost(session: Session, a: Architecture | None) -> StepCost:
     def measure() -> dict[str, float]:
         session.listener.trying("timing training steps")
         graph, _ = session.bench.graphs.after(a.steps if a else (), {})
+        task, per_epoch = session.bench.inner, len(Pairs.of(session.bench.inner))
         started = time.perf_counter()
         with quiet(), watched() as watch:
-            make_technique("distill", {"epochs": 1, "max_steps": 4}).apply(graph, session.bench.inner)
-        wall_s, step_s = time.perf_counter() - started, watch.typical_step_s
-        setup_s = max(wall_s - step_s * len(watch.step_s), 0.0)
-        return asdict(StepCost(step_s, setup_s, len(Pairs.of(session.bench.inner)))) | {"wall_s": wall_s}
+            # In the second pass the teacher has answered, unless the loader augments.
+            make_technique("distill", {"epochs": 2}).apply(graph, _with_few_batches(task))
+        wall_s, half = time.perf_counter() - started, len(watch.step_s) // 2
+        asked_s, step_s = statistics.median(watch.step_s[1:half] or watch.step_s), min(watch.step_s[half:])
+        found = StepCost(
+            step_s, max(wall_s - sum(watch.step_s), 0.0), per_epoch, max(asked_s - step_s, 0.0) * per_epoch
+        )
+        return asdict(found) | {"wall_s": wall_s}
 
     found = session.journal.once("plan", "training step", measure)
     learned = [x for x in map(partial(_learned_step_s, setup_s=found["setup_s"]), session.trials) if x]
-    return StepCost(learned[-1] if learned else found["step_s"], found["setup_s"], found["per_epoch"])
+    if learned:
+        return StepCost(learned[-1], found["setup_s"], found["per_epoch"])
+    return StepCost(found["step_s"], found["setup_s"], found["per_epoch"], found["teacher_s"])
+
+
+def _with_few_batches(task: Task) -> Task:
+    """The task with the first batches alone to train on, wherever they come from."""
+    source = next(name for name in ("train", "calibration", "holdout") if getattr(task, name) is not None)
+    few = _First(getattr(task, source), min(_TIMED_BATCHES, len(Pairs.of(task))))
+    return replace(task, **{source: few})
 
 
 def _learned_step_s(trial: Trial, setup_s: float) -> float:
@@ -260,6 +300,7 @@ def _plan(session: Session, finish: Finish, cost: StepCost, available: int, numb
         if left_s == float("inf"):
             left_s = _BOUND_S - (session.journal.elapsed_s - started_s)
         share = _FIRST_SHARE if number == 0 else 1.0
+        left_s -= cost.teacher_s
         overhead_s = _overhead_s(session, finish.recipe(()), cost)
         wide = plan_heat(share * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
         # Too little for two races is best spent on one.

@@ -194,6 +194,14 @@ def _finals(session: Session) -> Finals:
     return Finals.from_json(found, session.trials)
 
 
+def _may_remake(session: Session, trial: Trial) -> bool:
+    """Whether the deadline leaves time to make a trial's graph again for the report alone."""
+    if session.budget.minutes is None:
+        return True
+    left_s = session.budget.minutes * 60 - session.journal.elapsed_s
+    return sum(map(session.step_s, trial.recipe.steps)) < left_s
+
+
 def _compile_limit_s(budget: Budget) -> float:
     """A compiler that hangs may cost a quarter of the time, but one that works gets at least a minute."""
     return COMPILE_SECONDS if budget.minutes is None else min(COMPILE_SECONDS, max(60.0, budget.minutes * 15))
@@ -226,7 +234,9 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
         best_of = ship_each(session, passing, best) if best and budget.limits else {}
     if passing:
         with clock(taken, "details"):
-            write_details(session.bench, passing[0].trial, folder / DETAILS)
+            write_details(
+                session.bench, passing[0].trial, folder / DETAILS, remake=_may_remake(session, passing[0].trial)
+            )
     remove_candidates(folder)
     session.bench.graphs.clean()
     explanation = explain(passing, ranked, session.trials, budget)

@@ -133,6 +133,7 @@ class Session:
 
     def _keep(self, trial: Trial) -> None:
         started = time.perf_counter()
+        self.bench.graphs.pin(trial.recipe.steps)
         keep_best_so_far(self.bench, self.folder, trial)
         took = {"seconds": {"pack": time.perf_counter() - started}}
         self.journal.once("kept", str(trial.number), lambda: took)

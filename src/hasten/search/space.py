@@ -14,6 +14,8 @@ from hasten.search.limits import check_targets, options_for
 
 BASELINE = "eager"
 _NOT_BY_ITSELF = {"null"}
+# Ranges settle early, and on a slow machine calibrating is most of a trial: first tries look at fewer than the default.
+_FIRST_SAMPLES = 96
 
 
 def usable_targets(
@@ -103,7 +105,8 @@ def rounded_against_data(step: Technique) -> Technique:
     """`quantize` that rounds weights against the calibration data in place of one that does not; others as they are."""
     if name_of(step) != "quantize":
         return step
-    return make_technique("quantize", options_of(step) | {"rounding": "gptq"})
+    kept = {k: v for k, v in options_of(step).items() if k != "samples"}
+    return make_technique("quantize", kept | {"rounding": "gptq"})
 
 
 def _with_dynamic_activations(step: Technique) -> Technique:
@@ -120,7 +123,11 @@ def _here(part: type[Target], limits: Mapping[str, float] | None) -> list[Target
 def _quantizers(part: type[Target]) -> list[tuple[Technique, ...]]:
     """The ways to quantize for a target: one for each placement of Q/DQ that it states."""
     placements = getattr(part, "placements", ())
-    return [(make_technique("quantize", {"placement": name, "rounding": "nearest"}),) for name in placements]
+    return [(make_technique("quantize", _nearest(name)),) for name in placements]
+
+
+def _nearest(placement: str) -> dict[str, Any]:
+    return {"placement": placement, "rounding": "nearest", "samples": _FIRST_SAMPLES}
 
 
 def _is_depthwise(node: Node) -> bool:

@@ -70,6 +70,8 @@ def steps_of(stages: list[Stage], shares: Shares, curves: Curves, importance: st
                 "importance": importance,
                 "round_to": min(stage.round_to for stage in own),
                 "samples": _SCORED_SAMPLES,
+                # Whoever asks for the quickest score wants the network's speed alone.
+                "reconstruct": 0 if importance == "weight_l2" else _SCORED_SAMPLES,
             }
             steps.append(make_technique(technique, options))
     return tuple(steps)

@@ -73,6 +73,9 @@ class Distill:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "arithmetic of the forward pass", choices=("auto", "fp32", "bf16", "fp16")
     )
+    freeze_batch_norm: bool = option(
+        False, "keep batch norm on its running statistics, as where they were not of this data to begin with"
+    )
     patience: int | None = option(
         None, "stop after this many epochs without a better score on the holdout, keep the best; null: never", low=1
     )
@@ -169,6 +172,7 @@ class Distill:
             clip_norm=self.clip_norm,
             schedule=self.schedule,
             precision=self.precision,
+            freeze_batch_norm=self.freeze_batch_norm,
             patience=self.patience,
             max_steps=self.max_steps,
             stop_after=self.stop_after,
