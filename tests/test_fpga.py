@@ -21,10 +21,10 @@ from hasten.recipe import make_target, make_technique
 from hasten.task import Task
 
 
-def quantized() -> tuple[torch.fx.GraphModule, Task]:
+def quantized(inputs: int = 8) -> tuple[torch.fx.GraphModule, Task]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
-    x = torch.randn(32, 8)
+    model = nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    x = torch.randn(32, inputs)
     task = Task(model=model, example=(x,), holdout=[(x, torch.zeros(32, dtype=torch.int64))])
     return make_technique("quantize", {"placement": "symmetric"}).apply(capture(model, (x,)), task), task
 
@@ -57,6 +57,16 @@ def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Pat
     x = task.example[0].numpy()
     expected = net.dequantize(net.run(net.quantize(x)))
     np.testing.assert_array_equal(target.load(tmp_path)(x)[0], expected)
+
+
+@pytest.mark.slow
+def test_designs_of_several_files_are_simulated(tmp_path: Path) -> None:
+    target = make_target("fpga", {"samples": 32})
+    if missing := target.missing():
+        pytest.skip(f"fpga needs: {missing}")
+    graph, task = quantized(inputs=64)
+    target.compile(graph, task, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["mismatches"] == {"interpreter": 0, "verilator": 0}
 
 
 def test_the_testbench_of_the_folder_passes_in_icarus(tmp_path: Path) -> None:

