@@ -173,24 +173,34 @@ def _rescale(rescale: Rescale, count: int, filters: int) -> tuple[dict[str, Any]
         "scale_data": np.broadcast_to(rescale.multiplier / 2.0**rescale.shift, filters).copy(),
         "bias_data": np.full(filters, float(rescale.zero_point)),
     }
-    result = _integer(rescale.low, rescale.high, ",AP_RND,")
+    result = _clipped(rescale.low, rescale.high)
     return made, {"scale": f"ap_ufixed<{bits},{bits - rescale.shift}>", "bias": "ap_int<10>", "result": result}
 
 
-def _integer(low: int, high: int, rounding: str = "") -> str:
-    """The type of integers from `low` to `high`; with `rounding`, one that saturates at just these.
+def _width(low: int, high: int) -> tuple[int, int]:
+    """Sign bit (0 or 1) and all bits of integers from `low` to `high`."""
+    sign = int(low < 0)
+    return sign, max(sign + max(high, -low - sign).bit_length(), 1)
+
+
+def _integer(low: int, high: int) -> str:
+    """The type that holds integers from `low` to `high`."""
+    sign, bits = _width(low, high)
+    return f"ap_{'' if sign else 'u'}int<{bits}>"
+
+
+def _clipped(low: int, high: int) -> str:
+    """The type that rounds half up and saturates at `low` and `high`.
 
     Raises:
         Unsupported: No type saturates there.
     """
-    sign = int(low < 0)
-    bits = sign + max(high, -low - sign).bit_length()
-    if not rounding:
-        return f"ap_{'' if sign else 'u'}int<{max(bits, 1)}>"
-    saturation = {-(1 << bits - 1) * sign: "AP_SAT", (1 - (1 << bits - 1)) * sign: "AP_SAT_SYM"}.get(low)
-    if high != (1 << bits - sign) - 1 or saturation is None:
+    sign, bits = _width(low, high)
+    most = (1 << bits - sign) - 1
+    saturation = {-sign * (most + 1): "AP_SAT", -sign * most: "AP_SAT_SYM"}.get(low)
+    if high != most or saturation is None:
         raise Unsupported(f"Values between layers must be clipped to whole bits for HLS, but are to {low} to {high}.")
-    return f"ap_{'' if sign else 'u'}fixed<{bits},{bits}{rounding}{saturation}>"
+    return f"ap_{'' if sign else 'u'}fixed<{bits},{bits},AP_RND,{saturation if sign else 'AP_SAT'}>"
 
 
 def _last(shape: tuple[int, int, int]) -> list[int]:
@@ -237,7 +247,7 @@ def _finish(folder: Path, net: IntegerNet, inputs: np.ndarray, outputs: np.ndarr
             samples=known["samples"],
             inputs=inputs[0].size,
             order="height, width, channels" if image else "in the order of the network's input",
-            input_bits=_integer(net.input_low, net.input_high).partition("<")[2].strip(">"),
+            input_bits=_width(net.input_low, net.input_high)[1],
             input_scale=net.input_scale,
             input_zero_point=net.input_zero_point,
             input_low=net.input_low,

@@ -47,10 +47,15 @@ class Tvm:
             Unsupported: The graph is quantized, or has an operator that TVM cannot compile.
         """
         from hasten import environments
+        from hasten.graph.duplicate import duplicate
+        from hasten.graph.fold_batch_norm import fold_batch_norm
         from hasten.targets._handover import check_float, write_program
 
         check_float(graph, "TVM", "there is no integer form of it here.")
-        example = write_program(graph, task, folder, self.batch)
+        # TVM would compute a batch norm behind every sum.
+        folded = duplicate(graph)
+        fold_batch_norm(folded)
+        example = write_program(folded, task, folder, self.batch)
         how = {"minutes": self.minutes, "threads": self.threads}
         report = environments.call("tvm", "compile", folder=folder.absolute(), **how)
         for path in (folder / "model.pt2", *folder.glob("example_*.npy")):
