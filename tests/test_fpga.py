@@ -13,17 +13,18 @@ from torch import nn
 from hasten import judged
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
-from hasten.graph.integer import integer_net
+from hasten.graph.integer import IntegerNet
 from hasten.graph.plan import plan
+from hasten.graph.to_integers import integer_net
+from hasten.graph.unrolled import written_out
 from hasten.recipe import make_target, make_technique
-from hasten.stacks import fpga
 from hasten.task import Task
 
 
-def quantized() -> tuple[torch.fx.GraphModule, Task]:
+def quantized(inputs: int = 8) -> tuple[torch.fx.GraphModule, Task]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
-    x = torch.randn(32, 8)
+    model = nn.Sequential(nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    x = torch.randn(32, inputs)
     task = Task(model=model, example=(x,), holdout=[(x, torch.zeros(32, dtype=torch.int64))])
     return make_technique("quantize", {"placement": "symmetric"}).apply(capture(model, (x,)), task), task
 
@@ -31,8 +32,8 @@ def quantized() -> tuple[torch.fx.GraphModule, Task]:
 def test_a_network_survives_its_file(tmp_path: Path) -> None:
     graph, task = quantized()
     net = integer_net(plan(graph, task.example))
-    fpga.save(net, tmp_path)
-    read = fpga.read(tmp_path)
+    net.save(tmp_path)
+    read = IntegerNet.load(tmp_path)
     q = net.quantize(task.example[0].numpy())
     np.testing.assert_array_equal(read.run(q), net.run(q))
     np.testing.assert_array_equal(read.dequantize(q[:, :3]), net.dequantize(q[:, :3]))
@@ -52,10 +53,20 @@ def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Pat
     assert judged.read(tmp_path) == {"cycles": report["latency_cycles"], "initiation_interval": 1}
     assert "LGPL-3" in (tmp_path / "verilog" / "README.md").read_text()
     assert "module network" in (tmp_path / "verilog" / "src" / "network.v").read_text()
-    net = fpga.read(tmp_path)
+    net = IntegerNet.load(tmp_path)
     x = task.example[0].numpy()
     expected = net.dequantize(net.run(net.quantize(x)))
     np.testing.assert_array_equal(target.load(tmp_path)(x)[0], expected)
+
+
+@pytest.mark.slow
+def test_designs_of_several_files_are_simulated(tmp_path: Path) -> None:
+    target = make_target("fpga", {"samples": 32})
+    if missing := target.missing():
+        pytest.skip(f"fpga needs: {missing}")
+    graph, task = quantized(inputs=64)
+    target.compile(graph, task, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["mismatches"] == {"interpreter": 0, "verilator": 0}
 
 
 def test_the_testbench_of_the_folder_passes_in_icarus(tmp_path: Path) -> None:
@@ -96,7 +107,7 @@ def test_the_logic_is_placed_and_routed(tmp_path: Path) -> None:
     assert found["latency_us"] == pytest.approx(found["cycles"] / found["clock_mhz"])
 
 
-def convolutional() -> tuple[torch.fx.GraphModule, Task]:
+def convolutional(placement: str = "symmetric") -> tuple[torch.fx.GraphModule, Task]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3, stride=2, padding=1),
@@ -109,21 +120,26 @@ def convolutional() -> tuple[torch.fx.GraphModule, Task]:
     ).eval()
     x = torch.randn(16, 1, 8, 8)
     task = Task(model=model, example=(x,), holdout=[(x, torch.zeros(16, dtype=torch.int64))])
-    return make_technique("quantize", {"placement": "symmetric"}).apply(capture(model, (x,)), task), task
+    return make_technique("quantize", {"placement": placement}).apply(capture(model, (x,)), task), task
 
 
-def test_convolutions_written_out_give_what_the_graph_gives() -> None:
-    graph, task = convolutional()
+@pytest.mark.parametrize("placement", ["symmetric", "fuse_clamps"])
+def test_integer_convolutions_give_what_the_graph_gives_written_out_or_not(placement: str) -> None:
+    graph, task = convolutional(placement)
     net = integer_net(plan(graph, task.example), 16)
     x = task.example[0].numpy()
     with torch.no_grad():
         expected = graph(*task.example).numpy()
-    found = net.dequantize(net.run(net.quantize(x)))
+    q = net.quantize(x)
+    found = net.dequantize(net.run(q))
     # Factors of 16 bits: now and then a number is one step off between layers.
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
-    assert [len(layer.weight) for layer in net.layers] == [48, 27, 12, 3]
+    written = written_out(net)
+    np.testing.assert_array_equal(written.run(q), net.run(q))
+    assert [len(layer.weight) for layer in written.layers] == [48, 27, 12, 3]
     # Only what a filter reaches is read.
-    assert (np.count_nonzero(net.layers[0].weight, axis=1) <= 9).all()
+    assert (np.count_nonzero(written.layers[0].weight, axis=1) <= 9).all()
+    assert written.products <= net.products
 
 
 def test_the_logic_of_convolutions_equals_the_integers(tmp_path: Path) -> None:

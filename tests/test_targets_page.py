@@ -25,11 +25,28 @@ def test_measured_rows_are_shown_with_what_was_not_timed(tmp_path: Path) -> None
         {"target": "b", "evidence": "estimated", "error": 0.01, "report": "hbm_bytes 5"},
         {"target": "c", "evidence": "timed", "failure": "needs: x"},
     ]
-    (tmp_path / "m.json").write_text(json.dumps({"network": "N", "machine": "M", "rows": rows}))
+    (tmp_path / "m.json").write_text(
+        json.dumps({"network": "N", "machine": "M", "installed_mb": {"xla": 626}, "rows": rows})
+    )
     page = targets_page(tmp_path / "m.json")
+    assert next(line for line in page.splitlines() if line.startswith("| `xla` |")).endswith("| xla, 0.6 GB |")
     assert "| a | timed | 2.00 [1.50, 2.50] | 1.0e-07 |" in page
     assert "| b | estimated | not timed | 1.0e-02 | hbm_bytes 5 |" in page
     assert "| c | timed | not timed | needs: x |" in page
+
+
+def test_logic_is_shown_beside_its_accuracy(tmp_path: Path) -> None:
+    row = {"sparsity": 0.5, "weights": "4 bits", "accuracy": 0.9, "nonzero_weights": 1000, "lut": 2000, "ff": 30}
+    row |= {"dsp": 0, "cycles": 4, "mismatches": 0, "tool": "yosys"}
+    (tmp_path / "l.json").write_text(json.dumps({"network": "N", "test_samples": 7, "rows": [row]}))
+    assert "| 50% | 4 bits | 90.0% | 1,000 | 2,000 | 30 | 0 | 4 | 0 |" in targets_page(logic=tmp_path / "l.json")
+
+
+def test_what_is_slow_to_compile_is_tried_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hasten.environments.missing", lambda _: "")
+    usable, _ = usable_targets("auto")
+    assert not {"null", "tvm"} & set(usable)
+    assert set(usable_targets("tvm")[0]) == {"tvm"}
 
 
 def test_what_is_not_timed_cannot_compete_for_speed() -> None:

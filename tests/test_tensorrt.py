@@ -1,6 +1,9 @@
 """TensorRT-RTX without a GPU: engines are built, integers included."""
 
+import inspect
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,16 @@ def test_activations_with_a_zero_point_are_refused(task: Task, tmp_path: Path) -
 class _Strange(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.airy_ai(x.double()).float()
+
+
+def test_what_loading_calls_is_there() -> None:
+    """Without a GPU no engine runs, but a name that these bindings lack is found here."""
+    if need := environments.missing("tensorrt"):
+        pytest.skip(f"tensorrt needs: {need}")
+    source = inspect.getsource(type(make_target("tensorrt")).load)
+    owners = {"trt": "trt", "runtime": "trt.Runtime", "engine": "trt.ICudaEngine", "context": "trt.IExecutionContext"}
+    used = {f"{owners[who]}.{what}" for who, what in re.findall(r"\b(trt|runtime|engine|context)\.(\w+)\(", source)}
+    assert len(used) >= 8
+    names = "; ".join(sorted(used))
+    code = f"import tensorrt_rtx_bindings as trt; {names}; trt.Runtime(trt.Logger(trt.Logger.ERROR))"
+    subprocess.run([str(environments.python_of("tensorrt")), "-c", code], check=True)

@@ -306,11 +306,12 @@ def install_command(names: Annotated[list[str], typer.Argument(metavar="NAME..."
 @targets_app.command("docs")
 def docs_command(
     measured: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/targets.py.")] = None,
+    logic: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/fpga.py.")] = None,
 ) -> None:
     """Print the page docs/targets.md."""
     from hasten.report.targets import targets_page
 
-    typer.echo(targets_page(measured))
+    typer.echo(targets_page(measured, logic))
 
 
 @app.command("techniques")

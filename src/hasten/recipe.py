@@ -61,9 +61,10 @@ class Target(Protocol):
 
     More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
     kernels for activations that are rounded as they come; `concurrent`, whether a loaded program may be called from
-    several threads at once; `judges`, for each quantity of `hasten.judged` that `compile` states without running the
-    device, the options that make it do so. One must be: `native_code = True` if loading runs machine code out of the
-    folder, which is then only loaded if this user made it here or trusts it.
+    several threads at once; `only_by_name`, whether a search tries it only where the user named it; `judges`, for each
+    quantity of `hasten.judged` that `compile` states without running the device, the options that make it do so. One
+    must be: `native_code = True` if loading runs machine code out of the folder, which is then only loaded if this user
+    made it here or trusts it.
     """
 
     evidence: ClassVar[str]

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
-from hasten.graph.integer import Dense, IntegerNet, Rescale, integer_net
+from hasten.graph.integer import Dense, IntegerNet, Rescale
 from hasten.graph.plan import plan
+from hasten.graph.to_integers import integer_net
 from hasten.recipe import make_technique
 from hasten.task import Task
 

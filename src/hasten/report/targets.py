@@ -15,12 +15,14 @@ _EVIDENCE = {
 }
 
 
-def targets_page(measured: Path | None = None) -> str:
+def targets_page(measured: Path | None = None, logic: Path | None = None) -> str:
     """Markdown of all targets.
 
     Args:
         measured: JSON that `benchmarks/targets.py` wrote; None leaves its section out.
+        logic: JSON that `benchmarks/fpga.py` wrote; None leaves its section out.
     """
+    found = json.loads(measured.read_text()) if measured else {}
     parts = [
         "# Targets",
         "",
@@ -28,7 +30,7 @@ def targets_page(measured: Path | None = None) -> str:
         "",
         "| target | what it is | evidence | precision | environment |",
         "|---|---|---|---|---|",
-        *(_row(name, part) for name, part in targets().items()),
+        *(_row(name, part, found.get("installed_mb", {})) for name, part in targets().items()),
         "",
         *(f"- **{kind}**: {meaning}" for kind, meaning in _EVIDENCE.items()),
         "",
@@ -38,14 +40,16 @@ def targets_page(measured: Path | None = None) -> str:
     ]
     for name, part in targets().items():
         parts += _section(name, part)
-    return "\n".join(parts + (_measured(json.loads(measured.read_text())) if measured else []))
+    parts += _measured(found) if found else []
+    return "\n".join(parts + (_logic(json.loads(logic.read_text())) if logic else []))
 
 
-def _row(name: str, part: type[Target]) -> str:
+def _row(name: str, part: type[Target], sizes: dict[str, int]) -> str:
     first = (importlib.import_module(part.__module__).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     precision = next((f.metadata["choices"] for f in dataclasses.fields(part) if f.name == "precision"), None)  # type: ignore[arg-type]
     quantized = ", takes Quantize" if getattr(part, "placements", ()) else ""
     stack = getattr(part, "stack", "")
+    stack += f", {sizes[stack] / 1000:.1f} GB" if stack in sizes else ""
     return f"| `{name}` | {first} | {part.evidence} | {', '.join(precision or ())}{quantized} | {stack or '-'} |"
 
 
@@ -74,4 +78,23 @@ def _measured(found: dict[str, Any]) -> list[str]:
         ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if "ratio" in row else "not timed"
         error = f"{row['error']:.1e}" if "error" in row else row["failure"]
         lines.append(f"| {row['target']} | {row['evidence']} | {ratio} | {error} | {row.get('report', '')} |")
+    return [*lines, ""]
+
+
+def _logic(found: dict[str, Any]) -> list[str]:
+    """Sparsity and bits against cells."""
+    first = found["rows"][0]
+    lines = [
+        "## Sparse and short weights as logic",
+        "",
+        f"{found['network']}, made by `fpga` and mapped by {first['tool']}, neither placed nor routed. Weights are "
+        "pruned by magnitude and trained again, quantized to 8 bits, then rounded further untrained. Accuracy is "
+        f"of the integers on {found['test_samples']} test samples; logic and integers were compared on all of them.",
+        "",
+        "| pruned | other weights | accuracy | nonzero | LUT | flip-flops | DSP | cycles | samples that differ |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(f"{row[name]:,}" for name in ("nonzero_weights", "lut", "ff", "dsp", "cycles", "mismatches"))
+        lines.append(f"| {row['sparsity']:.0%} | {row['weights']} | {row['accuracy']:.1%} | {cells} |")
     return [*lines, ""]

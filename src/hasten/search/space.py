@@ -13,7 +13,6 @@ from hasten.recipe import Recipe, Target, Technique, make_target, make_technique
 from hasten.search.limits import check_targets, options_for
 
 BASELINE = "eager"
-_NOT_BY_ITSELF = {"null"}
 # Ranges settle early, and on a slow machine calibrating is most of a trial: first tries look at fewer than the default.
 _FIRST_SAMPLES = 96
 
@@ -24,7 +23,8 @@ def usable_targets(
     """The target classes to search, and what is missing for those that cannot be used here.
 
     Args:
-        wanted: "auto" for every timed target that is usable, or names: all timed, or all judged.
+        wanted: "auto" for every timed target that is usable and not `only_by_name`, or names: all timed, or all
+            judged.
         limits: On what judged targets state.
 
     Raises:
@@ -33,7 +33,8 @@ def usable_targets(
     """
     known = targets()
     timed = [n for n, part in known.items() if part.evidence == "timed"]
-    names = [n for n in timed if n not in _NOT_BY_ITSELF] if wanted == "auto" else list(_as_names(wanted))
+    by_itself = [n for n in timed if not getattr(known[n], "only_by_name", False)]
+    names = by_itself if wanted == "auto" else list(_as_names(wanted))
     for name in names:
         if name not in known:
             raise unknown("target", name, known)

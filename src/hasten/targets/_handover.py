@@ -127,8 +127,8 @@ def write_tflite(
         (folder / "model.tflite").write_bytes((scratch / "model.tflite").read_bytes())
 
 
-def check_float(graph: "GraphModule", who: str) -> None:
-    """Refuse a quantized graph for a tool that quantizes itself.
+def check_float(graph: "GraphModule", who: str, remedy: str = "{who}'s own quantizer makes the file int8.") -> None:
+    """Refuse a quantized graph for a tool that quantizes itself, or not at all.
 
     Raises:
         Unsupported: The graph has quantize operators.
@@ -138,5 +138,5 @@ def check_float(graph: "GraphModule", who: str) -> None:
     if any("quantized_decomposed" in str(node.target) for node in graph.graph.nodes):
         raise Unsupported(
             f"{who} must get a graph in float, but this one has quantize operators, which it would run in float. "
-            f"Leave out Quantize: {who}'s own quantizer makes the file int8."
+            f"Leave out Quantize: {remedy.format(who=who)}"
         )

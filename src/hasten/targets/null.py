@@ -20,6 +20,7 @@ class Null:
     """Answers zeros of the shapes and dtypes that the graph would give."""
 
     evidence: ClassVar[str] = "timed"
+    only_by_name: ClassVar[bool] = True
 
     def missing(self) -> str:
         """Always usable."""
