@@ -1,36 +1,50 @@
-"""Does the doctor's advice bring what it predicts? Diagnose ten networks, apply every advice, time what it makes.
+"""Is the doctor right? Whole diagnoses of four networks, and the advice on ten held against what it brings.
 
-    python benchmarks/doctor.py [NETWORK ...]
+    python benchmarks/doctor.py whole [NETWORK ...]    time whole diagnoses; their sums of layers, their floors
+    python benchmarks/doctor.py make [NETWORK ...]     compile all dry runs, and what their recipes really make
+    python benchmarks/doctor.py time [NETWORK ...]     predictions from the dry runs, then the gains, in turns
+    python benchmarks/doctor.py page                   print the tables of docs/doctor.md
 
-The prediction comes from `hasten.doctor`; then the advised recipe is made by `hasten.apply`, with calibration and all,
-and the artifact is timed in turns with the subject as it was. Writes `benchmarks/results/doctor.json`.
+Only `whole` and `time` need the machine to themselves. The prediction is the doctor's own (`race`, `advise`); the gain
+is that of the advised recipe made in full, with calibration and all, timed in turns with the subject as it was.
 """
 
 import contextlib
 import json
 import logging
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import hasten
 import int8_networks
+from hasten.diagnosis.advice import advise
+from hasten.diagnosis.doctor import race
+from hasten.diagnosis.findings import Patient
+from hasten.diagnosis.versions import Maker, Version, batch_of
+from hasten.graph.capture import capture, has_dynamic_batch
 from hasten.machine import fingerprint
 from hasten.measure.arrays import ArrayWriter
 from hasten.measure.latency import Latency, compare
 from hasten.measure.worker import Worker
-from hasten.recipe import Recipe, make_target
+from hasten.recipe import Recipe, name_of
 from hasten_bench.nets import cifar_resnet, mobilenet_v2
 
 RESULTS = Path(__file__).parent / "results" / "doctor.json"
-TURNS = 11
+MADE = Path(os.environ.get("HASTEN_BENCH_CACHE", Path.home() / ".cache" / "hasten-bench")) / "doctor"
+TURNS = 9
 CLOSE = 0.25
+WHOLE = ("resnet-50", "efficientnet-lite0", "minilm", "cifar-resnet-56")
 
 
 class First(nn.Module):
@@ -102,68 +116,167 @@ NETWORKS: dict[str, Callable[[], hasten.Task]] = {
 }  # fmt: skip
 
 
-def main(names: list[str]) -> None:
-    logging.disable(logging.WARNING)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
-    results |= {"machine": fingerprint(), "turns": TURNS, "close": CLOSE}
-    for name in names or list(NETWORKS):
-        results["networks"][name] = examine(NETWORKS[name](), name)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    close = [name for name, found in results["networks"].items() if found["all_close"]]
-    print(f"all advice within {CLOSE:.0%} on {len(close)} of {len(results['networks'])} networks")
-
-
-def examine(task: hasten.Task, name: str) -> dict[str, Any]:
+def whole(name: str) -> dict[str, Any]:
+    """A whole diagnosis as a person gets it: how long it takes, whether its parts add up."""
+    task = NETWORKS[name]()
     started = time.perf_counter()
     found = hasten.doctor(task).to_json()
     seconds = time.perf_counter() - started
     floors = [row for v in found["versions"] for row in v["rows"] if row["floor_us"]]
-    advice = [applied(task, advice) for advice in found["advice"]]
-    result = {
+    return {
         "seconds": seconds,
         "sum_over_whole": {v["name"]: v["sum_over_whole"] for v in found["versions"]},
         "floors_above_measured": sum(row["floor_us"] > row["time_us"] for row in floors),
-        "layers_measured": len(floors),
+        "floors": len(floors),
         "least_ms": found["ceilings_ms"],
         "median_ms": {k: v["median_ms"] for k, v in found["latency"].items()},
-        "advice": advice,
-        "all_close": all(abs((a["got_over_predicted"] or 0) - 1) <= CLOSE for a in advice),
+        "failed": found["failed"],
     }
-    said = [f"{a['kind']} predicted {a['predicted_gain']:.2f}x, got {a['got_gain'] or 0:.2f}x" for a in advice]
-    print(f"{name}: {seconds:.0f} s; {'; '.join(said)}", flush=True)
-    return result
 
 
-def applied(task: hasten.Task, advice: dict[str, Any]) -> dict[str, Any]:
-    row = {key: advice[key] for key in ("kind", "words", "predicted_gain", "low", "high")}
-    recipe = Recipe.from_yaml(advice["recipe"])
+@dataclass(frozen=True)
+class Stored:
+    """Stands where a `Maker` does: the pruned versions that `make` compiled."""
+
+    versions: Sequence[Version]
+
+    def pruned(self, version: Version) -> Version:
+        """The pruned form of `version`, or a version that says it was not made."""
+        for made in self.versions:
+            if made.kind == "prune" and made.name.startswith(f"{version.name}, half"):
+                return made
+        return replace(version, kind="prune", failure="not made")
+
+
+def make(name: str) -> None:
+    """Compile the dry runs of a network as the doctor does, and every recipe of theirs in full."""
+    folder = MADE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "dry").mkdir(parents=True)
+    task = NETWORKS[name]().inner
+    graph = capture(task.model, task.example)
+    inputs = batch_of(task.example, not has_dynamic_batch(graph))
+    maker = Maker(graph, replace(task, calibration=[task.example]), folder / "dry")
+    versions = [*maker.as_it_is(), *maker.quantized()]
+    with tempfile.TemporaryDirectory() as scratch:  # which is quickest decides which one the doctor would prune
+        ran = race(Patient(name, versions, inputs, maker), Path(scratch))  # type: ignore[arg-type]
+    versions += [v for v in ran.more if v.kind == "prune"]
+    finished: dict[Any, Path] = {}
+    for index, version in enumerate(v for v in versions if v.kind != "now" and not v.failure):
+        if (key := _files(version.recipe)) not in finished:
+            finished[key] = hasten.apply(version.recipe, task, folder / f"finished_{index}").path
+    rows = []
+    for version in versions:
+        done = finished.get(_files(version.recipe))
+        plain = {"name": version.name, "kind": version.kind, "precision": version.precision,
+                 "failure": version.failure, "recipe": version.recipe.to_yaml()}  # fmt: skip
+        rows.append(plain | {"folder": str(version.folder), "finished": str(done or "")})
+    np.savez(folder / "inputs.npz", *inputs)
+    (folder / "versions.json").write_text(json.dumps(rows, indent=1))
+
+
+def _files(recipe: Recipe) -> tuple[Any, str]:
+    """What decides the compiled files: precisions and threads of a runtime share them."""
+    return recipe.steps, name_of(recipe.target)
+
+
+def timed(name: str) -> dict[str, Any]:
+    """What the doctor predicts from the dry runs, and what the advised recipes bring."""
+    folder = MADE / name
+    rows = json.loads((folder / "versions.json").read_text())
+    versions = [_version(row) for row in rows]
+    with np.load(folder / "inputs.npz") as stored:
+        inputs = [stored[key] for key in stored.files]
+    started = time.perf_counter()
+    base = [v for v in versions if v.kind != "prune"]
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            hasten.apply(recipe, task, Path(scratch) / "made")
-            latency = timed(task, recipe, Path(scratch))
-        except hasten.HastenError as error:
-            return row | {"got_gain": None, "got_over_predicted": None, "failure": str(error)}
-    return row | {
-        "got_gain": latency.ratio,
-        "got_low": latency.ratio_low,
-        "got_high": latency.ratio_high,
-        "got_over_predicted": latency.ratio / advice["predicted_gain"],
+        ran = race(Patient(name, base, inputs, Stored(versions)), Path(scratch))  # type: ignore[arg-type]
+        advice = advise([*base, *ran.more], ran.latencies)
+        finished = {_files(v.recipe): Path(r["finished"]) for v, r in zip(versions, rows, strict=True) if r["finished"]}
+        advised = [Recipe.from_yaml(a.recipe) for a in advice]
+        got = _gains(versions[0], [(recipe, finished.get(_files(recipe))) for recipe in advised], inputs, Path(scratch))
+    found = []
+    for a, latency in zip(advice, got, strict=True):
+        row = {"kind": a.kind, "words": a.words, "predicted_gain": a.predicted_gain, "low": a.low, "high": a.high}
+        if latency is not None:
+            row |= {"got_gain": latency.ratio, "got_low": latency.ratio_low, "got_high": latency.ratio_high,
+                    "got_over_predicted": latency.ratio / a.predicted_gain}  # fmt: skip
+        found.append(row)
+    close = [abs(a["got_over_predicted"] - 1) <= CLOSE for a in found if "got_over_predicted" in a]
+    return {
+        "seconds": time.perf_counter() - started,
+        "advice": found,
+        "all_close": len(close) == len(found) and all(close),
     }
 
 
-def timed(task: hasten.Task, recipe: Recipe, scratch: Path) -> Latency:
-    """The advised artifact in turns with the original in eager."""
-    (scratch / "eager").mkdir()
-    eager = make_target("eager")
-    eager.compile(hasten.capture(task.model, task.example), task, scratch / "eager")
-    files = [ArrayWriter(scratch / f"{i}.bin", x[:1].numpy()).close() for i, x in enumerate(task.example)]
+def _version(row: dict[str, Any]) -> Version:
+    recipe = Recipe.from_yaml(row["recipe"])
+    return Version(row["name"], row["kind"], recipe, row["precision"], Path(row["folder"]), row["failure"])
+
+
+def _gains(
+    original: Version, made: list[tuple[Recipe, Path | None]], inputs: list[np.ndarray], scratch: Path
+) -> list[Latency | None]:
+    """The finished artifacts in turns with the subject as it was; None for one that `make` did not make."""
+    files = [ArrayWriter(scratch / f"{i}.bin", x).close() for i, x in enumerate(inputs)]
     with contextlib.ExitStack() as stack:
-        workers = {
-            "eager": stack.enter_context(Worker(eager, scratch / "eager", scratch / "log.txt")),
-            "made": stack.enter_context(Worker(recipe.target, scratch / "made", scratch / "log.txt")),
-        }
-        return compare(workers, "eager", files, turns=TURNS)["made"]
+        workers = {"original": stack.enter_context(Worker(original.target, original.folder, scratch / "log.txt"))}
+        for recipe, folder in made:
+            if folder is not None:
+                worker = Worker(recipe.target, folder, scratch / "log.txt")
+                workers[recipe.to_yaml()] = stack.enter_context(worker)
+        found = compare(workers, "original", files, turns=TURNS)
+    return [found.get(recipe.to_yaml()) for recipe, _ in made]
+
+
+def page(results: dict[str, Any]) -> str:
+    """The tables of docs/doctor.md."""
+    lines = [
+        "| network | whole diagnosis, s | sum of layers / whole, by program | floors above measured |",
+        "|---|---:|---|---:|",
+    ]
+    for name, found in results.get("whole", {}).items():
+        sums = sorted(found["sum_over_whole"].values())
+        inside = sum(abs(x - 1) <= 0.1 for x in sums)
+        said = f"{sums[0]:.2f} to {sums[-1]:.2f}; within 10% in {inside} of {len(sums)}"
+        above = f"{found['floors_above_measured']} of {found['floors']}"
+        lines.append(f"| {name} | {found['seconds']:.0f} | {said} | {above} |")
+    lines += ["", "| network | advice | predicted | got | got / predicted |", "|---|---|---:|---:|---:|"]
+    for name, found in results.get("advice", {}).items():
+        for index, a in enumerate(found["advice"]):
+            got, share = "not made", ""
+            if "got_gain" in a:
+                got, share = f"{a['got_gain']:.2f}", f"{a['got_over_predicted']:.2f}"
+            label = name if index == 0 else ""
+            lines.append(f"| {label} | {a['words']} | {a['predicted_gain']:.2f} | {got} | {share} |")
+    close = sum(found["all_close"] for found in results.get("advice", {}).values())
+    lines += [
+        "",
+        f"All advice within {CLOSE:.0%} of what was predicted: {close} of {len(results.get('advice', {}))} networks.",
+    ]
+    return "\n".join(lines)
+
+
+def main(command: str, names: list[str]) -> None:
+    """Run one command on some networks, or on all."""
+    logging.disable(logging.WARNING)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if command == "page":
+        print(page(results))
+        return
+    for name in names or (WHOLE if command == "whole" else NETWORKS):
+        started = time.perf_counter()
+        if command == "make":
+            make(name)
+        else:
+            key = {"whole": "whole", "time": "advice"}[command]
+            results.setdefault(key, {})[name] = found = whole(name) if command == "whole" else timed(name)
+            results |= {"machine": fingerprint(), "turns": TURNS, "close": CLOSE}
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(json.dumps(found), flush=True)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

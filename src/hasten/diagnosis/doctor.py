@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,19 +128,47 @@ def _work(folder: Path, inputs: list[np.ndarray]) -> work.Work | None:
     return None
 
 
-def _examine(
-    patient: Patient, limits: Ceilings, scratch: Path, seconds: float, say: Callable[[str], None]
-) -> Diagnosis:
+@dataclass(frozen=True)
+class Race:
+    """The programs of a patient timed in turns.
+
+    Attributes:
+        versions: Those that could be made, the subject as it is first.
+        more: Those that depend on which of them is the quickest: with one thread, and pruned.
+        latencies: By version name; ratios are to the first version.
+        oversubscribed: Whether the quickest is faster with one thread.
+    """
+
+    versions: list[Version]
+    more: list[Version]
+    latencies: dict[str, Latency]
+    oversubscribed: bool
+
+
+def race(patient: Patient, scratch: Path, say: Callable[[str], None] = lambda line: None) -> Race:
+    """Time every program of `patient`, and what can be made of the quickest; `scratch` must be empty."""
     good = [version for version in patient.versions if not version.failure]
     say("timing the programs in turns")
     latencies = _time(good, patient.inputs, scratch / "timing")
-    quickest = _quickest(good, latencies)
+    quickest = max((v for v in good if v.name in latencies), key=lambda v: latencies[v.name].ratio)
     more = _more(patient, quickest, say)
+    say("timing them against the quickest")
     again = _time([good[0], quickest, *more], patient.inputs, scratch / "timing_more")
     latencies |= {version.name: again[version.name] for version in more if version.name in again}
     oversubscribed = any(
-        again[v.name].ratio > _FEWER_THREADS_PAY * again[quickest.name].ratio for v in more if v.kind == "threads"
+        again[v.name].ratio > _FEWER_THREADS_PAY * again[quickest.name].ratio
+        for v in more
+        if v.kind == "threads" and v.name in again
     )
+    return Race(good, more, latencies, oversubscribed)
+
+
+def _examine(
+    patient: Patient, limits: Ceilings, scratch: Path, seconds: float, say: Callable[[str], None]
+) -> Diagnosis:
+    (scratch / "race").mkdir()
+    ran = race(patient, scratch / "race", say)
+    good, more, latencies = ran.versions, ran.more, ran.latencies
     reference = _reference(good, patient.inputs)
     measured: list[Measured] = []
     unprofiled: dict[str, str] = {}
@@ -167,10 +195,10 @@ def _examine(
         versions=[*patient.versions, *more],
         ceilings_us={p: ceiling_us(reference.layers, p, limits, reference.weights) for p in limits.peaks},
         fast_widths=_widths(measured, limits, reference.weights),
-        oversubscribed=oversubscribed,
+        oversubscribed=ran.oversubscribed,
         unprofiled=unprofiled,
     )
-    return replace(diagnosis, advice=advise(diagnosis))
+    return replace(diagnosis, advice=advise(diagnosis.versions, latencies))
 
 
 def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Iterator[Observation]:
@@ -181,10 +209,6 @@ def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Ite
         for row in m.rows:
             yield row.layers, row.precision, row.time_us, m.version.name
         yield tuple(reference.layers), m.version.precision, m.whole_us - call_us, m.version.name
-
-
-def _quickest(versions: Sequence[Version], latencies: Mapping[str, Latency]) -> Version:
-    return max((v for v in versions if v.name in latencies), key=lambda v: latencies[v.name].ratio)
 
 
 def _more(patient: Patient, quickest: Version, say: Callable[[str], None]) -> list[Version]:
