@@ -1,12 +1,11 @@
-"""Is the doctor right? Whole diagnoses of four networks, and the advice on ten held against what it brings.
+"""Is the doctor right? Whole diagnoses of ten networks, and the advice they give held against what it brings.
 
-    python benchmarks/doctor.py whole [NETWORK ...]    time whole diagnoses; their sums of layers, their floors
-    python benchmarks/doctor.py make [NETWORK ...]     compile all dry runs, and what their recipes really make
-    python benchmarks/doctor.py time [NETWORK ...]     predictions from the dry runs, then the gains, in turns
-    python benchmarks/doctor.py page                   print the tables of docs/doctor.md
+    python benchmarks/doctor.py diagnose [NETWORK ...]    whole diagnoses: their time, sums of layers, floors, advice
+    python benchmarks/doctor.py apply [NETWORK ...]       make what they advised, in full, with calibration and all
+    python benchmarks/doctor.py gain [NETWORK ...]        time what was made, in turns with the subject as it was
+    python benchmarks/doctor.py page                      print the tables of docs/doctor.md
 
-Only `whole` and `time` need the machine to themselves. The prediction is the doctor's own (`race`, `advise`); the gain
-is that of the advised recipe made in full, with calibration and all, timed in turns with the subject as it was.
+`diagnose` and `gain` need the machine to themselves; `apply` does not.
 """
 
 import contextlib
@@ -17,8 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +26,17 @@ from torch import Tensor, nn
 
 import hasten
 import int8_networks
-from hasten.diagnosis.advice import advise
-from hasten.diagnosis.doctor import race
-from hasten.diagnosis.findings import Patient
-from hasten.diagnosis.versions import Maker, Version, batch_of
-from hasten.graph.capture import capture, has_dynamic_batch
 from hasten.machine import fingerprint
 from hasten.measure.arrays import ArrayWriter
-from hasten.measure.latency import Latency, compare
+from hasten.measure.latency import compare
 from hasten.measure.worker import Worker
-from hasten.recipe import Recipe, name_of
+from hasten.recipe import Recipe, make_target
 from hasten_bench.nets import cifar_resnet, mobilenet_v2
 
 RESULTS = Path(__file__).parent / "results" / "doctor.json"
 MADE = Path(os.environ.get("HASTEN_BENCH_CACHE", Path.home() / ".cache" / "hasten-bench")) / "doctor"
 TURNS = 9
-CLOSE = 0.25
-WHOLE = ("resnet-50", "efficientnet-lite0", "minilm", "cifar-resnet-56")
+CLOSE, ADDS_UP = 0.25, 0.10
 
 
 class First(nn.Module):
@@ -116,8 +108,8 @@ NETWORKS: dict[str, Callable[[], hasten.Task]] = {
 }  # fmt: skip
 
 
-def whole(name: str) -> dict[str, Any]:
-    """A whole diagnosis as a person gets it: how long it takes, whether its parts add up."""
+def diagnose(name: str) -> dict[str, Any]:
+    """A whole diagnosis as a person gets it: how long it takes, whether its parts add up, what it advises."""
     task = NETWORKS[name]()
     started = time.perf_counter()
     found = hasten.doctor(task).to_json()
@@ -131,151 +123,102 @@ def whole(name: str) -> dict[str, Any]:
         "least_ms": found["ceilings_ms"],
         "median_ms": {k: v["median_ms"] for k, v in found["latency"].items()},
         "failed": found["failed"],
-    }
+        "advice": [{k: a[k] for k in ("kind", "words", "recipe", "predicted_gain", "low", "high")}
+                   for a in found["advice"]],
+    }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Stands where a `Maker` does: the pruned versions that `make` compiled."""
-
-    versions: Sequence[Version]
-
-    def pruned(self, version: Version) -> Version:
-        """The pruned form of `version`, or a version that says it was not made."""
-        for made in self.versions:
-            if made.kind == "prune" and made.name.startswith(f"{version.name}, half"):
-                return made
-        return replace(version, kind="prune", failure="not made")
-
-
-def make(name: str) -> None:
-    """Compile the dry runs of a network as the doctor does, and every recipe of theirs in full."""
+def make(name: str, advice: list[dict[str, Any]]) -> None:
+    """Make what was advised, and the original in eager to time it against."""
     folder = MADE / name
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "dry").mkdir(parents=True)
+    folder.mkdir(parents=True)
     task = NETWORKS[name]().inner
-    graph = capture(task.model, task.example)
-    inputs = batch_of(task.example, not has_dynamic_batch(graph))
-    maker = Maker(graph, replace(task, calibration=[task.example]), folder / "dry")
-    versions = [*maker.as_it_is(), *maker.quantized()]
-    with tempfile.TemporaryDirectory() as scratch:  # which is quickest decides which one the doctor would prune
-        ran = race(Patient(name, versions, inputs, maker), Path(scratch))  # type: ignore[arg-type]
-    versions += [v for v in ran.more if v.kind == "prune"]
-    finished: dict[Any, Path] = {}
-    for index, version in enumerate(v for v in versions if v.kind != "now" and not v.failure):
-        if (key := _files(version.recipe)) not in finished:
-            finished[key] = hasten.apply(version.recipe, task, folder / f"finished_{index}").path
-    rows = []
-    for version in versions:
-        done = finished.get(_files(version.recipe))
-        plain = {"name": version.name, "kind": version.kind, "precision": version.precision,
-                 "failure": version.failure, "recipe": version.recipe.to_yaml()}  # fmt: skip
-        rows.append(plain | {"folder": str(version.folder), "finished": str(done or "")})
-    np.savez(folder / "inputs.npz", *inputs)
-    (folder / "versions.json").write_text(json.dumps(rows, indent=1))
+    (folder / "eager").mkdir()
+    make_target("eager").compile(hasten.capture(task.model, task.example), task, folder / "eager")
+    for index, x in enumerate(task.example):
+        np.save(folder / f"input_{index}.npy", x[:1].numpy())
+    for index, row in enumerate(advice):
+        with contextlib.suppress(hasten.HastenError):  # its gain stays unknown, and counts as missed
+            hasten.apply(Recipe.from_yaml(row["recipe"]), task, folder / f"advice_{index}")
 
 
-def _files(recipe: Recipe) -> tuple[Any, str]:
-    """What decides the compiled files: precisions and threads of a runtime share them."""
-    return recipe.steps, name_of(recipe.target)
-
-
-def timed(name: str) -> dict[str, Any]:
-    """What the doctor predicts from the dry runs, and what the advised recipes bring."""
+def gain(name: str, advice: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every advised artifact in turns with the original in eager; one that could not be made has no gain."""
     folder = MADE / name
-    rows = json.loads((folder / "versions.json").read_text())
-    versions = [_version(row) for row in rows]
-    with np.load(folder / "inputs.npz") as stored:
-        inputs = [stored[key] for key in stored.files]
-    started = time.perf_counter()
-    base = [v for v in versions if v.kind != "prune"]
-    with tempfile.TemporaryDirectory() as scratch:
-        ran = race(Patient(name, base, inputs, Stored(versions)), Path(scratch))  # type: ignore[arg-type]
-        advice = advise([*base, *ran.more], ran.latencies)
-        finished = {_files(v.recipe): Path(r["finished"]) for v, r in zip(versions, rows, strict=True) if r["finished"]}
-        advised = [Recipe.from_yaml(a.recipe) for a in advice]
-        got = _gains(versions[0], [(recipe, finished.get(_files(recipe))) for recipe in advised], inputs, Path(scratch))
-    found = []
-    for a, latency in zip(advice, got, strict=True):
-        row = {"kind": a.kind, "words": a.words, "predicted_gain": a.predicted_gain, "low": a.low, "high": a.high}
-        if latency is not None:
-            row |= {"got_gain": latency.ratio, "got_low": latency.ratio_low, "got_high": latency.ratio_high,
-                    "got_over_predicted": latency.ratio / a.predicted_gain}  # fmt: skip
-        found.append(row)
-    close = [abs(a["got_over_predicted"] - 1) <= CLOSE for a in found if "got_over_predicted" in a]
-    return {
-        "seconds": time.perf_counter() - started,
-        "advice": found,
-        "all_close": len(close) == len(found) and all(close),
-    }
+    inputs = [np.load(path) for path in sorted(folder.glob("input_*.npy"))]
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        files = [ArrayWriter(Path(scratch) / f"{i}.bin", x).close() for i, x in enumerate(inputs)]
+        log = Path(scratch) / "log.txt"
+        workers = {"eager": stack.enter_context(Worker(make_target("eager"), folder / "eager", log))}
+        for index, row in enumerate(advice):
+            if (made := folder / f"advice_{index}").is_dir():
+                target = Recipe.from_yaml(row["recipe"]).target
+                workers[str(index)] = stack.enter_context(Worker(target, made, log))
+        found = compare(workers, "eager", files, turns=TURNS)
+    rows = []
+    for index, row in enumerate(advice):
+        plain = {key: row[key] for key in row if not key.startswith("got_")}
+        if latency := found.get(str(index)):
+            plain |= {"got_gain": latency.ratio, "got_low": latency.ratio_low, "got_high": latency.ratio_high,
+                      "got_over_predicted": latency.ratio / row["predicted_gain"]}  # fmt: skip
+        rows.append(plain)
+    return rows
 
 
-def _version(row: dict[str, Any]) -> Version:
-    recipe = Recipe.from_yaml(row["recipe"])
-    return Version(row["name"], row["kind"], recipe, row["precision"], Path(row["folder"]), row["failure"])
+def as_predicted(advice: list[dict[str, Any]]) -> bool:
+    """Whether every advice brought what was predicted, within a quarter."""
+    return all("got_gain" in a and abs(a["got_over_predicted"] - 1) <= CLOSE for a in advice)
 
 
-def _gains(
-    original: Version, made: list[tuple[Recipe, Path | None]], inputs: list[np.ndarray], scratch: Path
-) -> list[Latency | None]:
-    """The finished artifacts in turns with the subject as it was; None for one that `make` did not make."""
-    files = [ArrayWriter(scratch / f"{i}.bin", x).close() for i, x in enumerate(inputs)]
-    with contextlib.ExitStack() as stack:
-        workers = {"original": stack.enter_context(Worker(original.target, original.folder, scratch / "log.txt"))}
-        for recipe, folder in made:
-            if folder is not None:
-                worker = Worker(recipe.target, folder, scratch / "log.txt")
-                workers[recipe.to_yaml()] = stack.enter_context(worker)
-        found = compare(workers, "original", files, turns=TURNS)
-    return [found.get(recipe.to_yaml()) for recipe, _ in made]
-
-
-def page(results: dict[str, Any]) -> str:
+def page(networks: dict[str, Any]) -> str:
     """The tables of docs/doctor.md."""
     lines = [
-        "| network | whole diagnosis, s | sum of layers / whole, by program | floors above measured |",
-        "|---|---:|---|---:|",
+        "| network | whole diagnosis, s | sum of layers / whole | programs within 10% | floors above measured |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for name, found in results.get("whole", {}).items():
+    for name, found in networks.items():
         sums = sorted(found["sum_over_whole"].values())
-        inside = sum(abs(x - 1) <= 0.1 for x in sums)
-        said = f"{sums[0]:.2f} to {sums[-1]:.2f}; within 10% in {inside} of {len(sums)}"
+        inside = sum(abs(x - 1) <= ADDS_UP for x in sums)
         above = f"{found['floors_above_measured']} of {found['floors']}"
-        lines.append(f"| {name} | {found['seconds']:.0f} | {said} | {above} |")
-    lines += ["", "| network | advice | predicted | got | got / predicted |", "|---|---|---:|---:|---:|"]
-    for name, found in results.get("advice", {}).items():
-        for index, a in enumerate(found["advice"]):
-            got, share = "not made", ""
+        spread = f"{sums[0]:.2f} to {sums[-1]:.2f}"
+        lines.append(f"| {name} | {found['seconds']:.0f} | {spread} | {inside} of {len(sums)} | {above} |")
+    timed = {name: found["advice"] for name, found in networks.items() if any("got_gain" in a for a in found["advice"])}
+    lines += ["", "| network | advice | predicted | brought | brought / predicted |", "|---|---|---:|---:|---:|"]
+    for name, advice in timed.items():
+        for index, a in enumerate(advice):
+            predicted = f"{a['predicted_gain']:.2f} [{a['low']:.2f}, {a['high']:.2f}]"
+            brought = "not made | "
             if "got_gain" in a:
-                got, share = f"{a['got_gain']:.2f}", f"{a['got_over_predicted']:.2f}"
-            label = name if index == 0 else ""
-            lines.append(f"| {label} | {a['words']} | {a['predicted_gain']:.2f} | {got} | {share} |")
-    close = sum(found["all_close"] for found in results.get("advice", {}).values())
-    lines += [
-        "",
-        f"All advice within {CLOSE:.0%} of what was predicted: {close} of {len(results.get('advice', {}))} networks.",
-    ]
+                interval = f"[{a['got_low']:.2f}, {a['got_high']:.2f}]"
+                brought = f"{a['got_gain']:.2f} {interval} | {a['got_over_predicted']:.2f}"
+            lines.append(f"| {'' if index else name} | {a['words']} | {predicted} | {brought} |")
+    close = sum(as_predicted(advice) for advice in timed.values())
+    lines += ["", f"All advice of a network brought within {CLOSE:.0%} of what was predicted: {close} of {len(timed)}."]
     return "\n".join(lines)
 
 
 def main(command: str, names: list[str]) -> None:
-    """Run one command on some networks, or on all."""
+    """Run one command on some networks, or on all of them."""
     logging.disable(logging.WARNING)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
+    networks = results["networks"]
     if command == "page":
-        print(page(results))
+        print(page(networks))
         return
-    for name in names or (WHOLE if command == "whole" else NETWORKS):
+    for name in names or list(NETWORKS):
         started = time.perf_counter()
-        if command == "make":
-            make(name)
+        if command == "diagnose":
+            networks[name] = diagnose(name)
+        elif command == "apply":
+            make(name, networks[name]["advice"])
         else:
-            key = {"whole": "whole", "time": "advice"}[command]
-            results.setdefault(key, {})[name] = found = whole(name) if command == "whole" else timed(name)
+            networks[name]["advice"] = gain(name, networks[name]["advice"])
+        if command != "apply":
             results |= {"machine": fingerprint(), "turns": TURNS, "close": CLOSE}
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(json.dumps(found), flush=True)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+            print(page({name: networks[name]}), flush=True)
+        print(f"{command} {name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

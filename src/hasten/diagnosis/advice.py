@@ -61,5 +61,5 @@ def _words(version: Version) -> str:
         "bf16": f"compute in bf16: {version.name}",
         "int8": f"quantize to int8: {version.name}",
         "threads": f"use one thread: {version.name}",
-        "prune": f"prune every layer to half its width, in steps that kernels like: {version.name}",
+        "prune": f"prune every layer to half its width, in steps that kernels like: {version.name.split(', half')[0]}",
     }[version.kind]
