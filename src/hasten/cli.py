@@ -268,7 +268,8 @@ def doctor_command(
         typer.echo(json.dumps(found, indent=2))
         return
     out = _console()
-    (out if out.is_terminal else _console(width=200)).print(diagnosis_tables(found, rows))
+    out = out if out.is_terminal else _console(width=200)
+    out.print(diagnosis_tables(found, rows, out.width))
 
 
 targets_app = typer.Typer(

@@ -15,6 +15,7 @@ from torch import nn
 
 import hasten
 from hasten.diagnosis.ceilings import Ceilings, Peak, ceilings, macs_of
+from hasten.diagnosis.labels import modules, named
 from hasten.diagnosis.probes import Shape
 from hasten.diagnosis.reasons import LAYOUT, REASONS, SLOW_KERNEL, Situation, reason
 from hasten.diagnosis.roofline import Floor, floor_of, raised
@@ -49,13 +50,6 @@ def task() -> hasten.Task:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 32, 32)
     return hasten.Task(Net().eval(), (x,), holdout=[x], name="tiny")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +133,30 @@ def test_the_tables_name_layers_programs_and_limits(found: dict[str, Any]) -> No
     written = io.StringIO()
     Console(width=220, file=written).print(diagnosis_tables(found))
     text = written.getvalue()
-    for expected in ("depthwise", "onnxruntime int8", "least time of this architecture here", "Gop/s"):
+    for expected in ("depthwise", "onnxruntime int8", "at least", "Gop/s"):
         assert expected in text
+    assert text.index("at least") < text.index("Slowest layers") < text.index("Programs") < text.index("Gop/s")
+    if found["advice"]:
+        assert text.index("at least") < text.index(found["advice"][0]["words"][:40]) < text.index("Slowest layers")
+
+
+def test_eighty_columns_are_enough(found: dict[str, Any]) -> None:
+    written = io.StringIO()
+    Console(width=80, file=written).print(diagnosis_tables(found, width=80))
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    layer = next(line for line in lines if line.startswith("depthwise"))
+    assert any(reason.split(",")[0].split("{")[0] in layer for reason in REASONS)
+
+
+def test_columns_of_other_programs_come_with_the_room_for_them(found: dict[str, Any]) -> None:
+    def columns(width: int) -> int:
+        written = io.StringIO()
+        Console(width=width, file=written).print(diagnosis_tables(found, width=width))
+        return next(line for line in written.getvalue().splitlines() if line.startswith("layer ")).count("fp32")
+
+    assert columns(80) == 0
+    assert columns(220) >= 1
 
 
 def test_the_command_prints_only_json(task: hasten.Task, cache: None, tmp_path: Path) -> None:
@@ -224,6 +240,19 @@ def test_a_depthwise_probe_takes_its_inputs_along() -> None:
     assert depthwise.at(24) == Shape((1, 24, 8, 8), 24, (3, 3), (1, 1), (1, 1, 1, 1), group=24)
     assert macs_of(depthwise) == 8 * 8 * 9 * 32
     assert macs_of(Shape((128, 64), 32)) == 128 * 64 * 32
+
+
+def test_layers_have_the_names_of_the_model(tmp_path: Path) -> None:
+    from hasten.graph.onnx import write_onnx
+
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    example = (torch.zeros(2, 3, 8),)
+    graph = hasten.capture(net, example)
+    write_onnx(graph, example, tmp_path / "model.onnx")
+    work = read_work(tmp_path / "model.onnx", [np.zeros((1, 3, 8), np.float32)])
+    assert [layer.label for layer in named(work, modules(graph)).layers] == ["0", "2"]
+    assert named(work, modules(graph)[:1]) is work
+    assert named(work, [("a", 1, 1), ("b", 1, 1)]) is work
 
 
 def test_names_that_runtimes_make_lead_back(tmp_path: Path, task: hasten.Task) -> None:

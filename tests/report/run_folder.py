@@ -23,7 +23,8 @@ def write_run(folder: Path, trials: int, finished: bool = True) -> None:
     begin: dict[str, Any] = {
         "task": "made up </script><b>", "device": fingerprint(), "seed": 0, "missing": {"tpu": "hardware"},
         "search": 225,
-        "certify": 675, "budget": {"max_drop": 0.02, "confidence": 0.95, "minutes": None, "finalists": 2},
+        "certify": 675, "is": {"targets": ["eager", "onnxruntime"]},
+        "budget": {"max_drop": 0.02, "confidence": 0.95, "minutes": None, "finalists": 2},
     }  # fmt: skip
     journal.append("begin", begin)
     made = [_trial(number, generator) for number in range(trials)]

@@ -43,8 +43,20 @@ const seen = {}, settled = () => new Promise(done => setTimeout(done, 300));
   row.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
   await settled();
   seen.keyboard = document.querySelector("#trial h3").textContent;
+  seen.contents = [...document.querySelectorAll("#contents a")].map(a => a.getAttribute("href"));
+  seen.figures = [...document.querySelectorAll(".figure strong")].map(x => x.textContent);
+  seen.verdict = document.querySelector("p.verdict").textContent;
+  seen.commands = document.querySelector("#reproduce-section pre").textContent;
+  seen.folded = [...document.querySelectorAll("details")].map(d => d.open);
+  dispatchEvent(new Event("beforeprint"));
+  seen.paper = [document.documentElement.dataset.theme, ...[...document.querySelectorAll("details")].map(d => d.open)];
+  dispatchEvent(new Event("afterprint"));
+  seen.after = [...document.querySelectorAll("details")].map(d => d.open);
+  const names = [...document.querySelectorAll("td.name")].map(td => td.textContent);
+  seen.names = names.filter(name => /\\d\\.\\d{4}/.test(name));
   document.getElementById("language").click();
   await settled();
+  seen.chineseVerdict = document.querySelector("p.verdict").textContent;
   seen.chinese = document.querySelector("#trials-section h2").textContent;
   seen.axis = document.getElementById("front").layout.xaxis.title.text;
   document.getElementById("theme").click();
@@ -61,10 +73,11 @@ const seen = {}, settled = () => new Promise(done => setTimeout(done, 300));
 """
 
 
-def browse(url: str) -> tuple[str, list[str]]:
-    """The page's elements after its scripts ran, and what the console reported as wrong."""
+def browse(url: str, width: int = 1280) -> tuple[str, list[str]]:
+    """The page's elements after its scripts ran in a window of some width, and what the console reported as wrong."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=20000",
+    command = [CHROMIUM, f"--window-size={width},900", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+               "--virtual-time-budget=20000",
                "--enable-logging=stderr", "--v=0", url]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -88,9 +101,17 @@ def test_a_person_can_choose_a_trial_and_the_language(folder: Path) -> None:
     assert found is not None
     seen: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert seen["rows"] == 30
-    expected = ("front", "trials", "certificates", "timeline", "stages", "decisions", "widths", "sensitivity",
-                "quantization", "distribution", "reproduce")  # fmt: skip
+    expected = ("verdict", "front", "trials", "certificates", "reproduce", "timeline", "stages", "decisions", "widths",
+                "sensitivity", "quantization", "distribution")  # fmt: skip
     assert seen["sections"] == [f"{name}-section" for name in expected]
+    assert seen["contents"] == [f"#{name}-section" for name in expected]
+    assert seen["figures"] == ["9.00×", "≤ 0.0044", "50 KB"]
+    assert seen["verdict"] == "it passed"
+    assert "9.00 倍并通过认证" in seen["chineseVerdict"]
+    assert "--targets eager,onnxruntime" in seen["commands"]
+    assert not any(seen["folded"] + seen["after"])
+    assert seen["paper"] == ["light", *[True] * len(seen["folded"])]
+    assert seen["names"] == []
     assert seen["chosen"] == "Trial 1: onnxruntime"
     assert "onnxruntime:" in seen["recipe"]
     assert seen["selected"] == ["1"]
@@ -99,6 +120,43 @@ def test_a_person_can_choose_a_trial_and_the_language(folder: Path) -> None:
     assert "毫秒" in seen["axis"]
     assert seen["ground"] in ("rgb(20, 23, 26)", "rgb(255, 255, 255)")
     assert seen["filtered"] == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_nothing_is_wider_than_a_narrow_window(folder: Path) -> None:
+    report = write_report(folder)
+    widths = "document.title = [document.documentElement.scrollWidth, innerWidth].join()"
+    report.write_text(report.read_text().replace("</body>", f"<script>{widths}</script></body>"))
+    dom, _ = browse(report.as_uri(), width=500)  # headless Chromium has no narrower window
+    found = re.search(r"<title>(\d+),(\d+)</title>", dom)
+    assert found is not None
+    assert int(found[1]) <= int(found[2]) <= 500
+
+
+# A reader types and has opened a table while the search goes on.
+LIVE_ACTIONS = """
+(async () => {
+  const filter = document.getElementById("filter");
+  filter.focus(); filter.value = "eager"; filter.dispatchEvent(new Event("input"));
+  document.getElementById("decisions-details").open = true;
+  await new Promise(done => setTimeout(done, 50));
+  const chart = document.getElementById("front");
+  data.trials[0].name = "changed";
+  build();
+  const now = document.getElementById("filter");
+  document.title = [document.activeElement === now, now.value, document.getElementById("decisions-details").open,
+    document.getElementById("front") === chart].join();
+})();
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_new_data_leaves_a_reader_where_he_was(folder: Path) -> None:
+    report = write_report(folder)
+    report.write_text(report.read_text().replace("</body>", f"<script>{LIVE_ACTIONS}</script></body>"))
+    dom, said = browse(report.as_uri())
+    assert said == []
+    assert "<title>true,eager,true,true</title>" in dom
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

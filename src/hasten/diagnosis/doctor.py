@@ -1,9 +1,11 @@
 """`hasten.doctor`: time a model layer by layer in every runtime, hold it against the machine, say what would help."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from hasten.diagnosis.advice import advise
 from hasten.diagnosis.ceilings import Ceilings, ceilings
 from hasten.diagnosis.child import has_profiler, profile
 from hasten.diagnosis.findings import Diagnosis, Measured, Patient
+from hasten.diagnosis.labels import modules, named
 from hasten.diagnosis.roofline import Observation, ceiling_us, floor_of, raised
 from hasten.diagnosis.rows import rows_of
 from hasten.diagnosis.versions import BASELINE, Maker, Version, batch_of, of_artifact, single_threaded
@@ -36,7 +39,7 @@ def doctor(
     subject: "Task | Artifact | str | os.PathLike[str]",
     *,
     fresh: bool = False,
-    seconds: float = 2.0,
+    seconds: float = 1.5,
     say: Callable[[str], None] = lambda line: None,
 ) -> Diagnosis:
     """Diagnose a task's model, or an artifact, on this machine at batch 1.
@@ -76,7 +79,7 @@ def _open_task(task: "Task", scratch: Path, say: Callable[[str], None]) -> Patie
     versions = maker.as_it_is()
     say("compiling dry runs in int8")
     versions += maker.quantized()
-    return Patient(task.name, versions, inputs, maker)
+    return Patient(task.name, versions, inputs, maker, modules(graph))
 
 
 def _open_artifact(artifact: Artifact, scratch: Path, say: Callable[[str], None]) -> Patient:
@@ -128,20 +131,67 @@ def _work(folder: Path, inputs: list[np.ndarray]) -> work.Work | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Race:
+    """The programs of a patient timed in turns.
+
+    Attributes:
+        versions: Those that could be made, the subject as it is first.
+        more: Those that depend on which of them is the quickest: with one thread, and pruned.
+        latencies: By version name; ratios are to the first version.
+        oversubscribed: Whether the quickest is faster with one thread.
+    """
+
+    versions: list[Version]
+    more: list[Version]
+    latencies: dict[str, Latency]
+    oversubscribed: bool
+
+
+def _race(patient: Patient, scratch: Path, say: Callable[[str], None]) -> _Race:
+    """Time every program of `patient`, and what can be made of the quickest; `scratch` must be empty."""
+    good = [version for version in patient.versions if not version.failure]
+    files = [ArrayWriter(scratch / f"input_{i}.bin", x).close() for i, x in enumerate(patient.inputs)]
+    batch = len(patient.inputs[0])
+    with contextlib.ExitStack() as stack:
+        say("timing the programs in turns")
+        workers = _start(good, scratch, stack)
+        now = next(iter(workers))
+        latencies = compare(workers, now, files, batch=batch, turns=_TURNS)
+        quickest = max((v for v in good if v.name in latencies), key=lambda v: latencies[v.name].ratio)
+        more = _more(patient, quickest, say)
+        say("timing them against the quickest")
+        added = {name: workers[name] for name in (now, quickest.name)} | _start(more, scratch, stack)
+        again = compare(added, now, files, batch=batch, turns=_TURNS)
+    latencies |= {version.name: again[version.name] for version in more if version.name in again}
+    oversubscribed = any(
+        again[v.name].ratio > _FEWER_THREADS_PAY * again[quickest.name].ratio
+        for v in more
+        if v.kind == "threads" and v.name in again
+    )
+    return _Race(good, more, latencies, oversubscribed)
+
+
+def _start(versions: Sequence[Version], scratch: Path, stack: contextlib.ExitStack) -> dict[str, Worker]:
+    """A worker for every version that loads, two starting at a time."""
+
+    def start(version: Version) -> Worker | None:
+        with contextlib.suppress(HastenError):
+            return Worker(version.target, version.folder, scratch / "log.txt")
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(start, versions))
+    return {v.name: stack.enter_context(worker) for v, worker in zip(versions, made, strict=True) if worker}
+
+
 def _examine(
     patient: Patient, limits: Ceilings, scratch: Path, seconds: float, say: Callable[[str], None]
 ) -> Diagnosis:
-    good = [version for version in patient.versions if not version.failure]
-    say("timing the programs in turns")
-    latencies = _time(good, patient.inputs, scratch / "timing")
-    quickest = _quickest(good, latencies)
-    more = _more(patient, quickest, say)
-    again = _time([good[0], quickest, *more], patient.inputs, scratch / "timing_more")
-    latencies |= {version.name: again[version.name] for version in more if version.name in again}
-    oversubscribed = any(
-        again[v.name].ratio > _FEWER_THREADS_PAY * again[quickest.name].ratio for v in more if v.kind == "threads"
-    )
-    reference = _reference(good, patient.inputs)
+    (scratch / "race").mkdir()
+    ran = _race(patient, scratch / "race", say)
+    good, more, latencies = ran.versions, ran.more, ran.latencies
+    reference = named(_reference(good, patient.inputs), patient.modules)
     measured: list[Measured] = []
     unprofiled: dict[str, str] = {}
     for version in [*good, *(v for v in more if v.kind != "threads")]:
@@ -167,10 +217,10 @@ def _examine(
         versions=[*patient.versions, *more],
         ceilings_us={p: ceiling_us(reference.layers, p, limits, reference.weights) for p in limits.peaks},
         fast_widths=_widths(measured, limits, reference.weights),
-        oversubscribed=oversubscribed,
+        oversubscribed=ran.oversubscribed,
         unprofiled=unprofiled,
     )
-    return replace(diagnosis, advice=advise(diagnosis))
+    return replace(diagnosis, advice=advise(diagnosis.versions, latencies))
 
 
 def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Iterator[Observation]:
@@ -183,10 +233,6 @@ def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Ite
         yield tuple(reference.layers), m.version.precision, m.whole_us - call_us, m.version.name
 
 
-def _quickest(versions: Sequence[Version], latencies: Mapping[str, Latency]) -> Version:
-    return max((v for v in versions if v.name in latencies), key=lambda v: latencies[v.name].ratio)
-
-
 def _more(patient: Patient, quickest: Version, say: Callable[[str], None]) -> list[Version]:
     """Versions that depend on which one is the quickest: with one thread, and pruned."""
     more = [single_threaded(quickest)]
@@ -194,21 +240,6 @@ def _more(patient: Patient, quickest: Version, say: Callable[[str], None]) -> li
         say("compiling a dry run at half width")
         more.append(patient.maker.pruned(quickest))
     return [version for version in more if not version.failure]
-
-
-def _time(versions: Sequence[Version], inputs: list[np.ndarray], scratch: Path) -> dict[str, Latency]:
-    """Latency of every version that loads, in turns, with the ratio to the first."""
-    import contextlib
-
-    scratch.mkdir()
-    files = [ArrayWriter(scratch / f"input_{i}.bin", x).close() for i, x in enumerate(inputs)]
-    with contextlib.ExitStack() as stack:
-        workers = {}
-        for version in versions:
-            with contextlib.suppress(HastenError):
-                worker = Worker(version.target, version.folder, scratch / "log.txt")
-                workers[version.name] = stack.enter_context(worker)
-        return compare(workers, next(iter(workers)), files, batch=len(inputs[0]), turns=_TURNS)
 
 
 def _reference(versions: Sequence[Version], inputs: list[np.ndarray]) -> work.Work:

@@ -21,12 +21,21 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Patient:
-    """What is examined: compiled versions of one model, one batch of inputs, and who can make more versions."""
+    """What is examined.
+
+    Attributes:
+        name: What it is called.
+        versions: Compiled versions of one model.
+        inputs: One batch.
+        maker: Who can make more versions; None for an artifact.
+        modules: The model's own names of its layers with weights, from `labels.modules`.
+    """
 
     name: str
     versions: list[Version]
     inputs: list[np.ndarray]
     maker: Maker | None
+    modules: Sequence[tuple[str, int, int]] = ()
 
 
 @dataclass(frozen=True)

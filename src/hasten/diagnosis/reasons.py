@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from hasten.diagnosis.ceilings import Ceilings
-from hasten.diagnosis.roofline import Floor
+from hasten.diagnosis.profilers.record import CALL
+from hasten.diagnosis.roofline import ELEMENT_BYTES, Floor
 from hasten.diagnosis.rows import REST, Row, computes, is_conversion
 
 NEAR_LIMIT = "near its limit"
@@ -21,6 +22,8 @@ REASONS = (
 )  # fmt: skip
 
 _NEAR = 0.6
+# Bytes are the reason where moving them takes at least this share of the time, even from the last-level cache.
+_MOVING = 1 / 3
 # A kernel this short is mostly its start: the split among threads, the fetching of its code.
 _SHORT_US, _LAUNCHES = 3.0, 4.0
 _LAYOUT_KINDS = {"transpose", "reorder", "reorderinput", "reorderoutput", "shuffle_channels", "permute", "contiguous"}
@@ -52,24 +55,34 @@ class Situation:
 
 def reason(row: Row, floor: Floor | None, situation: Situation) -> str:
     """The reason for one row; `floor` is None for nodes without arithmetic."""
-    if row.label == REST:
+    if row.label in (REST, CALL):
         return LAUNCH
     if is_conversion(row):
         return ISLAND
     if not row.layers and row.kind.lower() in _LAYOUT_KINDS:
         return LAYOUT
     node_us = situation.limits.node_us.get(situation.target, 1.0)
+    short = row.time_us <= max(_SHORT_US, _LAUNCHES * node_us)
+    weights = any(layer.weights for layer in row.layers)
+    if situation.precision == "int8" and row.precision != "int8" and weights and not short:
+        return NO_INTEGER_KERNEL  # before the limit: that of the float kernel is not the one that matters
     if floor is not None and floor.us >= _NEAR * row.time_us:
         return MEMORY if floor.memory_us > floor.compute_us else NEAR_LIMIT
-    if row.time_us <= max(_SHORT_US, _LAUNCHES * node_us):
+    if short:
         return LAUNCH
     if floor is None:
-        return UNFUSED if row.kind.lower() in _ELEMENTWISE and not computes(row.kind) else MEMORY
-    if situation.precision == "int8" and row.precision != "int8" and any(layer.weights for layer in row.layers):
-        return NO_INTEGER_KERNEL
+        if row.kind.lower() in _ELEMENTWISE and not computes(row.kind):
+            return UNFUSED
+        return MEMORY if _traffic_us(row, situation.limits) >= _MOVING * row.time_us else SLOW_KERNEL
     width = next((situation.fast_widths[x.label] for x in row.layers if x.label in situation.fast_widths), None)
     if width is not None:
         return ODD_WIDTH.format(width)
     if situation.oversubscribed:
         return OVERSUBSCRIBED
-    return MEMORY if floor.traffic_us > floor.compute_us else SLOW_KERNEL
+    moving = max(floor.memory_us, floor.traffic_us)
+    return MEMORY if moving > floor.compute_us and moving >= _MOVING * row.time_us else SLOW_KERNEL
+
+
+def _traffic_us(row: Row, limits: Ceilings) -> float:
+    """What moving a node's elements between it and the last-level cache takes."""
+    return row.elements * ELEMENT_BYTES.get(row.precision, 4) / limits.cache_bytes_per_s * 1e6

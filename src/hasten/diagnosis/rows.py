@@ -29,6 +29,7 @@ class Row:
         time_us: Time per call.
         precision: Arithmetic of its kernel.
         detail: The kernel, where the runtime tells.
+        elements: How many the node reads and writes; 0 if unknown.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Row:
     time_us: float
     precision: str
     detail: str = ""
+    elements: int = 0
 
 
 def computes(kind: str) -> bool:
@@ -142,7 +144,7 @@ def _in_order(profile: Profile, reference: Sequence[Layer]) -> list[Row]:
 
 def _row(node: NodeTime, layers: tuple[Layer, ...], source: str) -> Row:
     label = " + ".join(layer.label for layer in layers) or node.name
-    return Row(label, node.kind, layers, source, node.time_us, node.precision, node.detail)
+    return Row(label, node.kind, layers, source, node.time_us, node.precision, node.detail, node.elements)
 
 
 def is_conversion(row: Row) -> bool:

@@ -41,6 +41,7 @@ def _run_data(folder: Path) -> dict[str, Any]:
         "budget": begin["budget"],
         "seed": begin["seed"],
         "missing": begin.get("missing", {}),
+        "targets": begin.get("is", {}).get("targets", []),
         "samples": {"search": begin.get("search"), "certify": begin.get("certify")},
         "trials": [_trial(t, times) for t in trials],
         "finals": finals,

@@ -35,7 +35,7 @@ def page(data: dict[str, Any], live: bool = False) -> str:
         title=data["task"],
         style=_part("page.css"),
         plotly=_plotly(),
-        script="\n".join(_part(name) for name in ("words.js", "charts.js", "page.js")),
+        script="\n".join(_part(name) for name in ("words.js", "charts.js", "trials.js", "verdict.js", "page.js")),
         data=as_json(data),
         live="true" if live else "false",
     )

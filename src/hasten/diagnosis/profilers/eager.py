@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.diagnosis.profilers.record import NodeTime, Profile, alternate, undisturbed
+from hasten.diagnosis.profilers.record import NodeTime, Profile, alternate, of_undisturbed_calls
 from hasten.recipe import Target
 
 
@@ -25,6 +25,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
     program = target.load(folder)
     graph = load_graph(folder)
     times: dict[Node, list[float]] = defaultdict(list)
+    elements: dict[Node, int] = {}
 
     class Clocked(Interpreter):
         def run_node(self, n: Node) -> Any:
@@ -33,23 +34,33 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
             times[n].append(time.perf_counter() - start)
             return result
 
+    class Counted(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            touched = [result, *(self.env[x] for x in n.all_input_nodes)]
+            elements[n] = sum(x.numel() for x in touched if isinstance(x, torch.Tensor))
+            return result
+
     interpreter = Clocked(graph)
     tensors = [torch.from_numpy(x) for x in inputs]
+    with torch.inference_mode():
+        Counted(graph, garbage_collect_values=False).run(*tensors)
 
     def clocked() -> None:
         with torch.inference_mode():
             interpreter.run(*tensors)
 
     plain_us, profiled_us, _, calls = alternate(lambda: program(*inputs), clocked, seconds)
-    used = _used(graph)
+    used, spent = _used(graph), of_undisturbed_calls(times)
     nodes = [
         NodeTime(
             node.name,
             str(node.target).removeprefix("aten.").split(".")[0] if node in used else "unused",
             (),
-            undisturbed(spent) * 1e6,
+            spent[node] * 1e6,
+            elements=elements[node],
         )
-        for node, spent in times.items()
+        for node in times
         if node.op == "call_function" and "aten" in str(node.target) and "sym_size" not in str(node.target)
     ]
     return Profile(
@@ -57,7 +68,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
         plain_us,
         profiled_us,
         calls,
-        "a clock around each node, mean of the quickest quarter of the calls",
+        "a clock around each node, mean over the quickest quarter of the calls",
     )
 
 

@@ -1,6 +1,7 @@
 """ONNX Runtime's own profiler: `enable_profiling` writes one event per executed node."""
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from hasten.diagnosis.probes import write_chain
-from hasten.diagnosis.profilers.record import NodeTime, Profile, alternate, undisturbed
+from hasten.diagnosis.profilers.record import NodeTime, Profile, alternate, of_undisturbed_calls
 from hasten.recipe import Target
 
 _SUFFIX = "_kernel_time"
 # Durations are cut to whole microseconds, which takes half of one away on average.
 _CUT_US = 0.5
 _CHAIN = 32
+_COST_SECONDS = 0.6
 _INTEGER = re.compile(r"QLinear|Integer|QGemm|QAttention|NhwcMaxPool")
 
 
@@ -29,24 +31,27 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
     found: dict[str, list[float]] = defaultdict(list)
     kinds: dict[str, str] = {}
     parallel: dict[str, bool] = {}
+    elements: dict[str, int] = {}
     for event in _kernels(seen.events):
-        # Two nodes may carry one name: the runtime's own number of the node tells them apart.
-        key = f"{event['name'].removesuffix(_SUFFIX)}\0{event['args'].get('node_index', '')}"
+        key = _key(event)
         found[key].append(event["dur"] + _CUT_US)
         kinds[key] = event["args"]["op_name"]
         parallel[key] = _in_parallel(event)
+        elements[key] = _elements(event)
+    spent = of_undisturbed_calls(found)
     nodes = [
         NodeTime(
             name=(name := key.split("\0")[0]),
             kind=kinds[key],
             origins=(name,),
-            time_us=max(undisturbed(durations) - costs[parallel[key]], 0.1),
+            time_us=max(time_us - costs[parallel[key]], 0.1),
             precision="int8" if _INTEGER.search(kinds[key]) else "fp32",
+            elements=elements[key],
         )
-        for key, durations in found.items()
+        for key, time_us in spent.items()
     ]
     note = (
-        f"mean of the quickest quarter of {seen.calls} calls, less what recording a node was measured to cost "
+        f"mean over the quickest quarter of {seen.calls} calls, less what recording a node was measured to cost "
         f"({costs[False]:.1f} us in one thread, {costs[True]:.1f} us in several); 0.5 us is added to each for the cut "
         "to whole microseconds"
     )
@@ -79,15 +84,29 @@ def _cost(target: Target, parallel: bool) -> float:
     """Microseconds that the profiler adds to the duration of a node: in a chain of equal nodes it adds nothing else."""
     with tempfile.TemporaryDirectory() as scratch:
         shape = write_chain(_CHAIN, Path(scratch) / "model.onnx", parallel=parallel)
-        chain = _record(target, Path(scratch), [np.ones(shape, np.float32)], 0.3)
-    kinds = ("Conv",) if parallel else ("Softmax",)
-    seen = [e["dur"] for e in _kernels(chain.events) if e["args"]["op_name"] in kinds]
-    return max(0.0, undisturbed(seen) + _CUT_US - chain.plain_us / _CHAIN)
+        chain = _record(target, Path(scratch), [np.ones(shape, np.float32)], _COST_SECONDS)
+    kind = "Conv" if parallel else "Softmax"
+    seen: dict[str, list[float]] = defaultdict(list)
+    for event in _kernels(chain.events):
+        if event["args"]["op_name"] == kind:
+            seen[_key(event)].append(event["dur"] + _CUT_US)
+    recorded = of_undisturbed_calls(seen)
+    return max(0.0, (sum(recorded.values()) - chain.plain_us) / _CHAIN)
 
 
 def _in_parallel(event: dict[str, Any]) -> bool:
     """Whether more than the calling thread worked on a node."""
     return bool(event["args"].get("thread_scheduling_stats", {}).get("main_thread", {}).get("block_size"))
+
+
+def _key(event: dict[str, Any]) -> str:
+    """Two nodes may carry one name: the runtime's own number of the node tells them apart."""
+    return f"{event['name'].removesuffix(_SUFFIX)}\0{event['args'].get('node_index', '')}"
+
+
+def _elements(event: dict[str, Any]) -> int:
+    sides = ("input_type_shape", "output_type_shape")
+    return sum(math.prod(next(iter(x.values()))) for side in sides for x in event["args"].get(side, ()))
 
 
 def _kernels(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

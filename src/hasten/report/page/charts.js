@@ -1,11 +1,12 @@
 // Charts: each takes the data and draws into an element. Colours come from the page's style.
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const layout = (x, y, more = {}) => ({
-  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), family: "inherit", size: 13 },
-  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") }, margin: { l: 64, r: 16, t: 12, b: 48 }, hovermode: "closest", legend: { orientation: "h", y: 1.12, x: 0 },
+  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") }, margin: { l: 64, r: 16, t: 12, b: 48 }, hovermode: "closest", legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
   hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
   xaxis: { title: { text: x }, gridcolor: colour("line"), zeroline: false, automargin: true, ...more.x },
   yaxis: { title: { text: y }, gridcolor: colour("line"), zeroline: false, automargin: true, ...more.y },
+  uirevision: "kept",
   ...more.all,
 });
 const draw = (id, traces, settings) =>
@@ -40,17 +41,21 @@ const drawFront = (data, shown, chosen) => {
       customdata: own.map(t => [t.number, latencyOf(data, t).ratio]), text: own.map(t => wrap(t.name)),
       hovertemplate: "%{text}<br>%{x:.4g} ms, %{customdata[1]:.2f}x, %{y:.4f}<extra></extra>",
       marker: { symbol: style.symbol, color: colour(style.colour), size: style.size, line: { width: 1.5, color: colour(style.colour) } },
-      error_x: !base ? undefined : {
+      // Whiskers of what is out of the question would only hide the rest.
+      error_x: !base || fate === "beyond" ? undefined : {
         type: "data", symmetric: false, thickness: 1, width: 0, color: colour(style.colour),
         array: own.map(t => Math.max(0, base.median_ms / latencyOf(data, t).ratio_low - latencyOf(data, t).median_ms)),
         arrayminus: own.map(t => Math.max(0, latencyOf(data, t).median_ms - base.median_ms / latencyOf(data, t).ratio_high)),
       },
-      error_y: {
+      error_y: fate === "beyond" ? undefined : {
         type: "data", symmetric: true, thickness: 1, width: 0, color: colour(style.colour),
         array: own.map(t => scoreError(data, t)),
       },
     };
   }).filter(trace => trace.x.length);
+  const line = undominated(data, measured);
+  if (line.length > 1) traces.unshift({ type: "scatter", mode: "lines", name: word("front2"), hoverinfo: "skip", x: line.map(t => latencyOf(data, t).median_ms), y: line.map(t => t.score),
+    line: { shape: "hv", width: 1.5, color: colour("good"), dash: "dot" } });
   const one = measured.find(t => t.number === chosen);
   if (one) traces.push({ type: "scatter", mode: "markers", x: [latencyOf(data, one).median_ms], y: [one.score], hoverinfo: "skip",
     showlegend: false, marker: { symbol: "circle-open", size: 24, color: colour("accent"), line: { width: 2 } } });
@@ -58,6 +63,13 @@ const drawFront = (data, shown, chosen) => {
     y0: original.score - data.budget.max_drop, y1: original.score - data.budget.max_drop, label: { text: word("limit"), font: { color: colour("bad"), size: 11 }, textposition: "end" } }] : [];
   const batch = original && original.latency ? original.latency.batch : 1;
   draw("front", traces, layout(word("latency", batch), word("score"), { x: logAxis, all: { shapes } }));
+};
+// Those that nothing beats in latency and score at once, the quickest first.
+const undominated = (data, trials) => {
+  const found = [];
+  for (const t of [...trials].sort((a, b) => latencyOf(data, a).median_ms - latencyOf(data, b).median_ms || b.score - a.score))
+    if (!found.length || t.score > found[found.length - 1].score) found.push(t);
+  return found;
 };
 // 95% interval of a mean of right or wrong answers; other scores state no interval.
 const scoreError = (data, trial) => {
@@ -84,11 +96,11 @@ const drawTimeline = data => {
 };
 
 const drawStages = data => {
-  const stages = Object.entries(data.seconds).filter(([, s]) => s > 0);
-  draw("stages", stages.map(([name, s], i) => ({ type: "bar", orientation: "h", name, x: [s], y: [""], hovertemplate: `${name}: %{x:.1f} s<extra></extra>`,
+  const stages = Object.entries(data.seconds).filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1]);
+  draw("stages", stages.map(([name, s], i) => ({ type: "bar", orientation: "h", name: stageWord(name), x: [s], y: [""], hovertemplate: `${stageWord(name)}: %{x:.1f} s<extra></extra>`,
     marker: { color: SERIES[i % SERIES.length] } })), layout(word("seconds"), "", { all: { barmode: "stack", hovermode: "closest" } }));
 };
-const SERIES = ["#3f7fc4", "#d98a2b", "#4f9e63", "#b0559a", "#8a6fc9", "#79838d", "#c5534c"];
+const SERIES = ["#3f7fc4", "#d98a2b", "#4f9e63", "#b0559a", "#8a6fc9", "#c5534c", "#3aa0a0", "#a3843c", "#79838d"];
 
 const drawWidths = data => {
   const rows = data.details.widths.filter(r => r.before !== r.after);
@@ -96,15 +108,21 @@ const drawWidths = data => {
   draw("widths", ["before", "after"].map((key, i) => ({ type: "bar", name: word(key), x: shown.map(r => r.layer), y: shown.map(r => r[key]),
     marker: { color: colour(i ? "accent" : "line") } })), layout("", word("width"), { x: { tickangle: -40, type: "category" }, all: { barmode: "overlay" } }));
 };
+// A few groups as lines; many as a map, where the eye finds the groups that must not be cut.
 const drawSensitivity = data => {
-  const traces = [];
-  for (const part of data.sensitivity) for (const [group, drops] of Object.entries(part.drops)) {
-    const shares = Object.keys(drops).map(Number).sort((a, b) => a - b);
-    traces.push({ type: "scatter", mode: "lines+markers", name: `${part.technique} ${group}`, x: [0, ...shares], y: [0, ...shares.map(s => drops[String(s)])],
-      line: { color: SERIES[traces.length % SERIES.length] } });
+  const rows = data.sensitivity.flatMap(part => Object.entries(part.drops).map(([group, drops]) => ({ name: `${part.technique} ${group}`, drops })));
+  const at = drops => Object.keys(drops).map(Number).sort((a, b) => a - b);
+  if (rows.length > FEW_LINES) {
+    const shares = [...new Set(rows.flatMap(r => at(r.drops)))].sort((a, b) => a - b);
+    draw("sensitivity", [{ type: "heatmap", x: rows.map(r => r.name), y: shares.map(s => `${Math.round(100 * s)}%`), z: shares.map(s => rows.map(r => r.drops[String(s)] ?? null)),
+      colorscale: [[0, colour("panel")], [1, colour("bad")]], colorbar: { title: { text: word("damage") }, thickness: 12, outlinewidth: 0 }, xgap: 1, ygap: 1,
+      hovertemplate: "%{x}<br>%{y}: %{z:.4g}<extra></extra>" }], layout("", word("share"), { x: { tickangle: -40, type: "category" }, y: { type: "category" } }));
+    return;
   }
-  draw("sensitivity", traces, layout(word("share"), word("damage"), { x: { tickformat: ".0%" }, all: { showlegend: traces.length <= 12 } }));
+  draw("sensitivity", rows.map((r, i) => ({ type: "scatter", mode: "lines+markers", name: r.name, x: [0, ...at(r.drops)], y: [0, ...at(r.drops).map(s => r.drops[String(s)])],
+    line: { color: SERIES[i % SERIES.length], dash: DASHES[Math.floor(i / SERIES.length)] } })), layout(word("share"), word("damage"), { x: { tickformat: ".0%" } }));
 };
+const FEW_LINES = 12, DASHES = ["solid", "dash"];
 const drawQuantization = data => {
   const rows = data.details.quantization.layers;
   draw("quantization", [{ type: "bar", x: rows.map(r => r.layer), y: rows.map(r => r.sqnr_db), marker: { color: colour("accent") },
@@ -115,7 +133,7 @@ const drawDistribution = data => {
   const samples = data.details.latency_ms;
   draw("distribution", Object.entries(samples).map(([name, values], i) => {
     const sorted = [...values].sort((a, b) => a - b);
-    return { type: "scatter", mode: "lines", name: word(name), x: sorted, y: sorted.map((_, k) => (k + 1) / sorted.length),
+    return { type: "scatter", mode: "lines", name: word(name === "best" ? "bestName" : name), x: sorted, y: sorted.map((_, k) => (k + 1) / sorted.length),
       line: { shape: "hv", color: colour(i ? "good" : "ink") }, hovertemplate: "%{x:.4g} ms, %{y:.1%}<extra></extra>" };
   }), layout(word("call"), word("calls"), { x: logAxis, y: { tickformat: ".0%" } }));
 };
@@ -134,7 +152,7 @@ const drawRoofline = data => {
     const own = rows.filter(r => r.precision === p);
     return { type: "scatter", mode: "markers", name: p, x: own.map(at), y: own.map(r => r.operations / r.time_us / 1e3),
       marker: { color: SERIES[i], size: own.map(r => 7 + 40 * Math.sqrt(Math.min(1, r.share))), opacity: .8 },
-      text: own.map(r => `${r.label}<br>${r.time_us.toFixed(1)} us, ${(100 * r.share).toFixed(1)}%<br>${r.reason}`), hovertemplate: "%{text}<extra></extra>" };
+      text: own.map(r => `${r.label}<br>${r.time_us.toFixed(1)} us, ${(100 * r.share).toFixed(1)}%<br>${reasonWord(r.reason)}`), hovertemplate: "%{text}<extra></extra>" };
   });
   draw("roofline", [...roofs, ...points], layout(word("intensity"), word("speed"), { x: logAxis, y: logAxis }));
 };

@@ -1,4 +1,4 @@
-// The page: sections in order, one chosen trial, a filter, language and theme, and new data while a search runs.
+// The page: sections in order, language and theme, and new data while a search runs.
 let data = JSON.parse(document.getElementById("data").textContent);
 let chosen = null, filter = "", fate = "all", theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 const $ = id => document.getElementById(id);
@@ -15,87 +15,19 @@ const fixed = (value, digits) => value == null ? "" : value.toFixed(digits);
 const short = value => value == null ? "" : Number(value.toPrecision(3)).toString();
 const signed = value => value == null ? "" : (value >= 0 ? "+" : "") + value.toFixed(4);
 const section = (id, title, ...children) => make("section", { id: id + "-section" }, make("h2", {}, title), ...children);
-const chart = (id, low) => make("div", { id, class: low ? "chart low" : "chart", role: "img", "aria-label": id });
+// A chart that is there already moves to its new place and keeps its zoom.
+const chart = (id, low) => $(id) || make("div", { id, class: low ? "chart low" : "chart", role: "img" });
+// Long tables stay closed until asked for, and as they were when new data comes.
+const opened = new Set();
+let printing = false;
+const folded = (id, label, ...children) => make("details", { id: id + "-details", ...(opened.has(id) ? { open: "" } : {}),
+  ontoggle: event => printing || opened[event.target.open ? "add" : "delete"](id) }, make("summary", {}, label), ...children);
 const note = key => make("p", { class: "muted" }, word(key));
-const nameOf = trial => trial.number === 0 ? word("originalName") : trial.name;
-const table = (heads, rows) => make("div", { class: "scroll" }, make("table", {},
+// Options are recorded with every digit; four are enough to tell them apart.
+const nameOf = trial => trial.number === 0 ? word("originalName") : trial.name.replace(/(\d\.\d{3})\d+/g, "$1");
+const table = (heads, rows) => make("div", { class: "scroll", tabindex: 0 }, make("table", {},
   make("thead", {}, make("tr", {}, ...heads.map(h => make("th", { class: h.text ? "text" : null, scope: "col" }, h.label)))), make("tbody", {}, ...rows)));
 const cell = (value, kind) => make("td", kind ? { class: kind } : {}, String(value));
-
-const shown = () => data.trials.filter(t => (fate === "all" || fateOf(data, t) === fate) && nameOf(t).toLowerCase().includes(filter.toLowerCase()));
-const judgedRun = () => Object.keys(data.budget.limits || {}).length > 0;
-const stated = trial => Object.entries(trial.judged || {}).map(([name, value]) => `${name} ${Number(value.toPrecision(6)).toLocaleString("en")}` +
-  (name in (data.budget.limits || {}) ? ` (${word("limitOf")} ${data.budget.limits[name].toLocaleString("en")})` : "")).join(", ");
-const ordered = () => shown().sort((a, b) => (latencyOf(data, b)?.ratio || 0) - (latencyOf(data, a)?.ratio || 0) || a.number - b.number);
-
-const trialRow = trial => {
-  const latency = latencyOf(data, trial), final = data.finals.find(f => f.number === trial.number), own = fateOf(data, trial);
-  const about = () => [fixed(trial.score, 4), signed(trial.drop), final ? fixed(final.certificate.upper_bound, 4) : "", fixed(trial.size_bytes / 1e6, 2)];
-  const cells = judgedRun() ? [stated(trial), trial.judged && stated(trial) ? trial.evidence : "", ...(trial.failure ? ["", "", "", ""] : about())] : latency ? [short(latency.median_ms), `${fixed(latency.ratio, 2)} [${fixed(latency.ratio_low, 2)}, ${fixed(latency.ratio_high, 2)}]`,
-    ...about()] : ["", "", "", "", "", ""];
-  return make("tr", { tabindex: 0, "data-trial": trial.number, "aria-selected": String(trial.number === chosen),
-    onclick: () => choose(trial.number), onkeydown: event => moveBy(event, trial.number) },
-    cell(nameOf(trial), "name"), cell(trial.number), ...cells.map(c => cell(c)),
-    cell(word(own), own === "certified" ? "text good" : own === "failed" ? "text bad" : "text"));
-};
-const moveBy = (event, number) => {
-  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(number); return; }
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!step) return;
-  event.preventDefault();
-  const list = ordered(), next = list[list.findIndex(t => t.number === number) + step];
-  if (next) { choose(next.number); document.querySelector(`tr[data-trial="${next.number}"]`).focus(); }
-};
-const fillTrials = () => {
-  const keys = [["candidate", 1], ["number"], ...(judgedRun() ? [["judged"], ["evidence"]] : [["ms"], ["faster"]]), ["mean"], ["drop"], ["bound"], ["size"], ["fate", 1]];
-  const heads = keys.map(([key, text]) => ({ label: word(key), text }));
-  $("trials").replaceChildren(table(heads, ordered().map(trialRow)));
-};
-const choose = number => {
-  chosen = number;
-  for (const row of document.querySelectorAll("tr[data-trial]")) row.setAttribute("aria-selected", String(Number(row.dataset.trial) === number));
-  fillTrial();
-  drawShown();
-};
-const fillTrial = () => {
-  const trial = data.trials.find(t => t.number === chosen), box = $("trial");
-  box.hidden = !trial;
-  if (!trial) return;
-  const latency = latencyOf(data, trial), facts = [[word("fate"), word(fateOf(data, trial))]];
-  if (trial.failure) facts.push([word("reason"), trial.failure]);
-  if (latency) facts.push([word("p"), `${[latency.median_ms, latency.p90_ms, latency.p99_ms].map(short).join(" / ")} ms`],
-    [word("faster"), `${fixed(latency.ratio, 2)} [${fixed(latency.ratio_low, 2)}, ${fixed(latency.ratio_high, 2)}]`],
-    [word("score"), fixed(trial.score, 4)], [word("drop"), signed(trial.drop)], [word("changed"), trial.changed == null ? "" : `${fixed(100 * trial.changed, 2)}%`],
-    [word("size"), fixed(trial.size_bytes / 1e6, 3)], [word("memory"), `${fixed(trial.peak_memory_bytes / 1e6, 0)} MB`]);
-  else if (stated(trial)) facts.push([word("judged"), stated(trial)], [word("evidence"), trial.evidence], [word("score"), fixed(trial.score, 4)], [word("drop"), signed(trial.drop)]);
-  if (trial.seconds) facts.push([word("seconds"), Object.entries(trial.seconds).map(([k, v]) => `${k} ${fixed(v, 1)}`).join(", ")]);
-  box.replaceChildren(make("h3", {}, `${word("trial", trial.number)}: ${nameOf(trial)}`),
-    make("dl", {}, ...facts.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)])), make("h3", {}, word("recipe")), make("pre", {}, trial.recipe));
-};
-
-const certificate = final => {
-  const c = final.certificate, trial = data.trials.find(t => t.number === final.number), percent = x => String(Number((100 * x).toFixed(2)));
-  return make("div", {}, make("h3", {}, `${nameOf(trial)}: `, make("span", { class: c.passed ? "good" : "bad" }, word(c.passed ? "passed" : "notPassed"))),
-    make("p", {}, word("plain", c.n, fixed(c.score, 4), fixed(c.baseline_score, 4), percent(c.confidence), fixed(c.upper_bound, 4), c.max_drop)),
-    stated(trial) ? make("p", {}, word("judgedPlain", stated(trial), trial.evidence)) : null,
-    c.target === "original" ? note("plainOriginal") : null,
-    make("p", { class: "muted" }, word("method", c.method, percent(c.family_confidence), c.finalists, c.holdout_sha256)),
-    final.throughput ? make("p", { class: "muted" }, word("throughput", short(final.throughput.samples_per_s), final.throughput.batch, fixed(final.throughput.ratio, 2))) : null);
-};
-const reproduce = () => {
-  const b = data.budget, flags = [`--max-drop ${b.max_drop}`, `--confidence ${b.confidence}`, `--seed ${data.seed}`];
-  if (b.minutes != null) flags.push(`--minutes ${b.minutes}`);
-  if (b.objective && b.objective !== "latency") flags.push(`--objective ${b.objective}`);
-  if (b.max_latency_ms != null) flags.push(`--max-latency-ms ${b.max_latency_ms}`);
-  if (b.max_size_bytes != null) flags.push(`--max-size ${b.max_size_bytes}`);
-  for (const [name, value] of Object.entries(b.limits || {})) flags.push(`--limit ${name}=${value}`);
-  if (b.training === false) flags.push("--no-training");
-  const lines = [`hasten run TASK ${flags.join(" ")} --out runs/again`];
-  if (data.best) lines.push(`hasten apply ${data.best}/recipe.yaml TASK --out model.hasten`, `hasten verify ${data.best} --task TASK`, `hasten bench ${data.best}`);
-  return section("reproduce", word("reproduce"), note("reproduceNote"), make("pre", {}, lines.join("\n")),
-    make("p", { class: "muted" }, `${word("versions")}: ${Object.entries(data.device.versions).map(x => x.join(" ")).join(", ")}`),
-    Object.keys(data.missing).length ? make("p", { class: "muted" }, `${word("skipped")}: ${Object.entries(data.missing).map(x => x.join(" (") + ")").join("; ")}`) : null);
-};
 
 const build = () => {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
@@ -111,22 +43,25 @@ const build = () => {
   const select = make("select", { id: "fate", "aria-label": word("fate"), onchange: event => { fate = event.target.value; refreshTrials(); } },
     ...fates.map(f => make("option", { value: f, ...(f === fate ? { selected: "" } : {}) }, word(f))));
   const has = data.details || {};
+  const kept = held();
   $("main").replaceChildren(...[
-    data.explanation ? make("p", { class: "verdict" }, data.explanation) : null,
+    verdict(),
     section("front", word(judgedRun() ? "judgedTitle" : "front"), note(judgedRun() ? "judgedNote" : "frontNote"), judgedRun() ? null : chart("front"), make("div", { id: "trial", "aria-live": "polite", hidden: "" })),
-    section("trials", word("trials"), make("div", { class: "tools" }, input, select), make("div", { id: "trials" })),
+    section("trials", word("trials"), make("div", { class: "tools" }, input, select, make("span", { id: "count", class: "muted", "aria-live": "polite" })), make("div", { id: "trials" })),
     data.finished ? section("certificates", word("certificates"), ...(data.finals.length ? data.finals.map(certificate) : [note("none")])) : null,
+    reproduce(),
     judgedRun() ? null : section("timeline", word("timeline"), note("timelineNote"), chart("timeline")),
     data.seconds ? section("stages", word("stages"), chart("stages", true)) : null,
-    data.decisions ? section("decisions", word("decisions"), table([{ label: word("what"), text: 1 }, { label: word("seconds") }, { label: word("gain") }, { label: word("fate"), text: 1 }, { label: word("why"), text: 1 }],
-      data.decisions.map(x => make("tr", {}, cell(x.what, "name"), cell(fixed(x.elapsed_s, 0)), cell(x.predicted_gain == null ? "" : `${fixed(x.predicted_gain, 2)}x`), cell(word(x.chosen ? "gone" : "left"), x.chosen ? "text good" : "text"), cell(x.why, "text name"))))) : null,
-    has.widths ? section("widths", word("widths"), chart("widths"), widthTable()) : null,
+    data.decisions ? section("decisions", word("decisions"), folded("decisions", word("decisionsCount", data.decisions.length, data.decisions.filter(x => x.chosen).length), decisionTable())) : null,
+    has.widths ? section("widths", word("widths"), note("widthsNote"), chart("widths"), folded("widths", word("asTable"), widthTable())) : null,
     data.sensitivity ? section("sensitivity", word("sensitivity"), note("sensitivityNote"), chart("sensitivity")) : null,
-    has.quantization ? section("quantization", word("quant"), make("p", { class: "muted" }, word("quantNote", has.quantization.samples)), chart("quantization"), rangeTable()) : null,
+    has.quantization ? section("quantization", word("quant"), make("p", { class: "muted" }, word("quantNote", has.quantization.samples)), chart("quantization"), folded("quantization", word("asTable"), rangeTable())) : null,
     has.latency_ms ? section("distribution", word("distribution"), note("distributionNote"), chart("distribution")) : null,
-    data.doctor ? section("roofline", word("roofline", data.doctor.program), note("rooflineNote"), chart("roofline")) : null,
-    reproduce(),
+    data.doctor ? section("roofline", word("roofline", data.doctor.program), note("rooflineNote"), chart("roofline"), folded("roofline", word("layersTable"), layerTable())) : null,
   ].filter(Boolean));
+  const anchors = [...document.querySelectorAll("section")].map(s => make("a", { href: "#" + s.id }, s.firstChild.textContent));
+  $("contents").replaceChildren(...anchors);
+  for (const element of document.querySelectorAll(".chart")) element.setAttribute("aria-label", element.closest("section").firstChild.textContent);
   refreshTrials();
   fillTrial();
   if (!judgedRun()) drawTimeline(data);
@@ -136,20 +71,51 @@ const build = () => {
   if (has.quantization) drawQuantization(data);
   if (has.latency_ms) drawDistribution(data);
   if (data.doctor) drawRoofline(data);
-  for (const id of ["front", "timeline"]) $(id)?.on?.("plotly_click", event => { const point = event.points[0].customdata; if (point) choose(point[0]); });
+  for (const id of ["front", "timeline"]) {
+    if (!$(id) || $(id).dataset.heard) continue;
+    $(id).dataset.heard = "yes";
+    $(id).on("plotly_click", event => { const point = event.points[0].customdata; if (point) choose(point[0]); });
+  }
+  kept();
 };
+// What a reader was in the middle of, and a function that puts it back after the page was built again.
+const held = () => {
+  const top = scrollY, active = document.activeElement, id = active && active.id, row = active && active.dataset && active.dataset.trial;
+  const at = active && "selectionStart" in active ? active.selectionStart : null;
+  const tables = [...document.querySelectorAll(".scroll")].map(t => [t.closest("section").id, t.scrollTop]);
+  return () => {
+    for (const t of document.querySelectorAll(".scroll")) t.scrollTop = (tables.find(([own]) => own === t.closest("section").id) || [0, 0])[1];
+    const again = row != null ? document.querySelector(`tr[data-trial="${row}"]`) : id ? $(id) : null;
+    again?.focus({ preventScroll: true });
+    if (again && at != null && again.setSelectionRange) again.setSelectionRange(at, at);
+    scrollTo({ top, behavior: "instant" });
+  };
+};
+const decisionTable = () => table([{ label: word("what"), text: 1 }, { label: word("at") }, { label: word("gain") }, { label: word("fate"), text: 1 }, { label: word("why"), text: 1 }],
+  data.decisions.map(x => make("tr", {}, cell(x.what, "name"), cell(`${fixed(x.elapsed_s, 0)} s`), cell(x.predicted_gain == null ? "" : `${fixed(x.predicted_gain, 2)}x`), cell(word(x.chosen ? "gone" : "left"), x.chosen ? "text good" : "text"), cell(x.why, "text name"))));
+const layerTable = () => table([{ label: word("layer"), text: 1 }, { label: "us" }, { label: word("part") }, { label: word("ofLimit") }, { label: word("reason"), text: 1 }],
+  data.doctor.rows.map(r => make("tr", {}, cell(r.label, "name"), cell(fixed(r.time_us, 1)), cell(`${fixed(100 * r.share, 1)}%`), cell(r.achieved == null ? "" : `${fixed(100 * r.achieved, 0)}%`), cell(reasonWord(r.reason), "text"))));
 const widthTable = () => table([{ label: word("layer"), text: 1 }, { label: word("before") }, { label: word("after") }],
   data.details.widths.map(r => make("tr", {}, cell(r.layer, "name"), cell(r.before), cell(r.after, r.after < r.before ? "good" : null))));
 const rangeTable = () => table([{ label: word("layer"), text: 1 }, { label: word("sqnr") }, { label: word("range") }, { label: word("holds") }],
   data.details.quantization.layers.map(r => make("tr", {}, cell(r.layer, "name"), cell(fixed(r.sqnr_db, 1)), cell(`${short(r.low)} ... ${short(r.high)}`),
     cell(r.held_low == null ? "" : `${short(r.held_low)} ... ${short(r.held_high)}`))));
 const drawShown = () => { if (!judgedRun()) drawFront(data, shown(), chosen); };
-const refreshTrials = () => { fillTrials(); drawShown(); };
+const refreshTrials = () => { fillTrials(); drawShown(); $("count").textContent = word("count", shown().length, data.trials.length); };
 
 $("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; build(); });
 $("theme").addEventListener("click", () => { theme = theme === "dark" ? "light" : "dark"; build(); });
-addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; });
-addEventListener("afterprint", () => { document.documentElement.dataset.theme = theme; });
+// On paper everything is light and nothing is folded.
+const forPaper = on => {
+  const own = theme;
+  printing = on;
+  theme = on ? "light" : own;
+  build();
+  if (on) for (const fold of document.querySelectorAll("details")) fold.open = true;
+  theme = own;
+};
+addEventListener("beforeprint", () => forPaper(true));
+addEventListener("afterprint", () => forPaper(false));
 const poll = async () => {
   try {
     const response = await fetch("data.json", { cache: "no-store" });

@@ -3,7 +3,7 @@ const WORDS = {
   en: {
     other: "中文", dark: "Dark", light: "Light", running: "searching, {0} trials after {1} s", done: "finished after {0} s",
     device: "{0}, {1} cores, {2}", nothing: "nothing", search: "The search", front: "Score against latency",
-    frontNote: "Up and to the left is better. Bars are 95% intervals. Click a point or a row, or move with the arrow keys, to see the trial.",
+    frontNote: "Up and to the left is better; the line joins those that nothing beats in both. Bars are 95% intervals of those within the budget. Click a point or a row, or move with the arrow keys, to see the trial.",
     latency: "latency at batch {0} (ms, median)", score: "mean score on the search part", mean: "score", original: "original", certified: "certified",
     tried: "tried", within: "within the budget", beyond: "drop above the budget", failed: "failed", limit: "largest accepted drop",
     trials: "Trials", filter: "Filter by name", all: "all", fate: "fate", number: "no.", candidate: "candidate", ms: "ms",
@@ -28,12 +28,18 @@ const WORDS = {
     judged: "judged", evidence: "evidence", limitOf: "limit", judgedTitle: "Judged, not timed",
     judgedNote: "These numbers come from a simulator or the vendor's compiler, not from the device. Nothing here is a speed, and nothing was compared with the original's time. Click a row to see the trial.",
     judgedPlain: "Judged: {0}. Evidence: {1}; it was not run on the device.",
-    reproduce: "Reproduce", reproduceNote: "With the task file in place of TASK:", versions: "Versions", skipped: "Targets not used here",
+    verdict: "The answer", verdictLive: "So far", soFar: "Best so far: {0}, {1} times faster, within the budget on the search part. Nothing is certified yet.", nothingYet: "No candidate within the budget yet.",
+    figureFaster: "the speed of PyTorch eager", figureFasterMore: "{0} with 95% confidence; {1} ms instead of {2}",
+    figureDrop: "true drop of the score", figureDropMore: "with {0}% confidence; {1} was accepted", figureSize: "on disk", figureSizeMore: "{0} before",
+    nonePassed: "", copy: "Copy", copied: "Copied", contents: "Contents", count: "{0} of {1}", front2: "beaten by none",
+    decisionsCount: "{0} decisions, {1} gone on with", asTable: "As a table", layersTable: "The slowest layers, and why", at: "at", part: "share", ofLimit: "of the limit",
+    widthsNote: "How many channels or units each layer kept.", bestName: "best",
+    reproduce: "Reproduce", reproduceNote: "With the task file in place of TASK:", versions: "Versions", skipped: "Targets not used here", reasons: {}, stageNames: {},
   },
   zh: {
     other: "English", dark: "深色", light: "浅色", running: "搜索中：{1} 秒内完成 {0} 次试验", done: "历时 {0} 秒完成",
     device: "{0}，{1} 核，{2}", nothing: "无", search: "搜索", front: "得分与延迟",
-    frontNote: "越靠左上越好。误差线为 95% 区间。点击数据点或表格行，或用方向键移动，即可查看该试验。",
+    frontNote: "越靠左上越好；折线连接两方面都未被超越的候选。误差线为预算内候选的 95% 区间。点击数据点或表格行，或用方向键移动，即可查看该试验。",
     latency: "批大小 {0} 的延迟（毫秒，中位数）", score: "搜索集平均得分", mean: "得分", original: "原始模型", certified: "已认证",
     tried: "已尝试", within: "在预算内", beyond: "下降超出预算", failed: "失败", limit: "可接受的最大下降",
     trials: "试验", filter: "按名称筛选", all: "全部", fate: "结果", number: "编号", candidate: "候选", ms: "毫秒",
@@ -58,8 +64,22 @@ const WORDS = {
     judged: "评估值", evidence: "依据", limitOf: "限值", judgedTitle: "评估所得，未计时",
     judgedNote: "这些数值来自仿真器或厂商编译器，而非设备本身。它们不是速度，也未与原始模型的耗时比较。点击表格行可查看该试验。",
     judgedPlain: "评估值：{0}。依据：{1}；未在设备上运行。",
+    verdict: "结论", verdictLive: "目前", soFar: "目前最佳：{0}，加速 {1} 倍，在搜索集上未超预算。尚未认证。", nothingYet: "尚无预算内的候选。",
+    figureFaster: "相对 PyTorch eager 的速度", figureFasterMore: "95% 区间 {0}；{1} 毫秒，原为 {2} 毫秒",
+    figureDrop: "得分的真实下降", figureDropMore: "置信度 {0}%；允许 {1}", figureSize: "磁盘占用", figureSizeMore: "原为 {0}",
+    bestPassed: "{0} 的速度是原始模型的 {1} 倍并通过认证：以 {3}% 的置信度，得分下降至多为 {2}。", nonePassed: "没有候选同时满足速度与精度的要求。",
+    copy: "复制", copied: "已复制", contents: "目录", count: "{0} / {1}", front2: "未被超越",
+    decisionsCount: "{0} 个决策，其中 {1} 个继续", asTable: "以表格显示", layersTable: "最慢的层及其原因", at: "时刻", part: "占比", ofLimit: "达到上限的",
+    widthsNote: "每层保留的通道数或单元数。", bestName: "最佳",
     reproduce: "复现", reproduceNote: "将 TASK 换成任务文件：", versions: "版本", skipped: "此处未使用的目标",
+    reasons: { "near its limit": "接近上限", "memory bound": "受内存带宽限制", "odd width, next fast width is": "宽度不规整，相邻的快速宽度为", "Q/DQ island": "量化/反量化孤岛",
+      "unfused": "未融合", "unsupported int8 kernel": "没有 int8 内核", "launch bound": "受启动开销限制", "thread-oversubscribed": "线程过多",
+      "layout conversion": "布局转换", "kernel below the peak": "内核未达峰值" },
+    stageNames: { measuring: "测量", compiling: "编译", training: "训练", finals: "决赛", calibrating: "校准", packing: "打包", report: "报告", other: "其他", "setting up": "准备" },
   },
 };
 let language = (navigator.language || "en").startsWith("zh") ? "zh" : "en";
 const word = (key, ...values) => WORDS[language][key].replace(/\{(\d)\}/g, (_, i) => values[i]);
+
+const reasonWord = said => { const own = Object.entries(WORDS[language].reasons).find(([start]) => said.startsWith(start)); return own ? own[1] + said.slice(own[0].length) : said; };
+const stageWord = name => WORDS[language].stageNames[name] || name;
