@@ -1,7 +1,6 @@
 """JPEG files to answers, and normalisation inside the graph against outside of it."""
 
 import io
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -46,11 +45,8 @@ def jpeg(scratch: Path, repeats: int, decoder: str, count: int = 320) -> dict[st
     files = sorted((scratch / "images").iterdir())
     found: dict[str, list[float]] = {}
     for repeat in range(repeats):
-        rate, _ = alone(runner.lanes[0], runner.example[0][:1], len(runner.lanes), 2.0)
-        with tempfile.TemporaryDirectory() as out:
-            report = run_batch(path, scratch / "images", Path(out) / str(repeat), decoder=decoder, profile_s=0.3)
-        # The engine's start is not the pipeline's rate: take its own clock from the first shard's begin.
-        rows_per_s = report.rows / (report.seconds - START_S(path))
+        rate, _ = alone(runner.lanes[0], runner.example[0][:1], len(runner.lanes), 1.5)
+        rows_per_s = _steady_rate(run_batch, path, scratch / "images", scratch / f"out-{repeat}", decoder=decoder)
         start = time.perf_counter()
         for file in files[:40]:
             runner.lanes[0](reader(file.read_bytes()))
@@ -87,28 +83,32 @@ def on_ray(scratch: Path, repeats: int, count: int = 4000) -> dict[str, Any]:
         for repeat in range(repeats):
             rates = []
             for way in (run_batch, run_batch_on_ray):
-                seen: list[tuple[float, int]] = []
-                way(
-                    path,
-                    scratch / "rows.npy",
-                    scratch / f"{way.__name__}-{repeat}",
-                    shard_rows=100,
-                    progress=lambda done, total, seen=seen: seen.append((time.perf_counter(), done)),
-                )  # type: ignore[operator]
-                # The first and the last parts are left out: not all workers are busy then.
-                (start, before), (end, after) = seen[3], seen[-3]
-                rates.append((after - before) / (end - start))
+                out = scratch / f"{way.__name__}-{repeat}"
+                rates.append(_steady_rate(way, path, scratch / "rows.npy", out, shard_rows=100, ends=3))
             found["Ray Data / local engine, steady rate"].append(rates[1] / rates[0])
     finally:
         ray.shutdown()
     return {key: summary(values) for key, values in found.items()}
 
 
-def START_S(path: Path) -> float:  # noqa: N802
-    """Seconds that opening the engine takes."""
-    start = time.perf_counter()
-    with Engine(path, profile_s=0.3):
-        return time.perf_counter() - start
+def _steady_rate(
+    way: Any, path: Path, source: Path, out: Path, *, shard_rows: int = 32, ends: int = 1, **options: Any
+) -> float:
+    """Rows per second of a batch job between two of its parts, the `ends`-th from either end.
+
+    So neither the start of the engine counts, nor the time when not everything is busy.
+    """
+    seen: list[tuple[float, int]] = []
+    way(
+        path,
+        source,
+        out,
+        shard_rows=shard_rows,
+        progress=lambda done, total: seen.append((time.perf_counter(), done)),
+        **options,
+    )
+    (start, before), (end, after) = seen[ends - 1], seen[-ends]
+    return (after - before) / (end - start)
 
 
 def fused(scratch: Path, repeats: int, seconds: float) -> dict[str, Any]:

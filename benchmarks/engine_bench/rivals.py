@@ -24,8 +24,8 @@ from engine_bench.load import closed_loop, message, v2_binary, v2_json
 from engine_bench.serving import Served, against_runtime
 
 # Triton's Python backend gives the process that started it one second for a handshake, which a busy machine misses.
-# It carries a Python of its own, which must be as new as the standard library that it finds: with that of Python
-# 3.11.7 its start fails on `RLock._recursion_count`.
+# Its stub loads the system's libpython: the environment must be of that very Python (on Debian 12 made by
+# /usr/bin/python3), or the stub's start fails on a standard library that is newer than itself.
 _STARTS = 3
 
 _SESSION = """

@@ -108,6 +108,7 @@ def against_runtime(
             / (max(rate, batched_rate) * (1 - many.cpu_s / (many.seconds * usable_cores()))),
             "load generator's CPU per request, us": 1e6 * many.cpu_s / len(many.seen),
             "server CPU per request beyond the model, us": 1e6 * (used / len(many.seen) - batched_cpu_s),
+            "the same / the model's CPU time": used / len(many.seen) / batched_cpu_s - 1,
             "CPU per request, us": 1e6 * used / len(many.seen),
             "p99 / p50, 16 clients": float(np.percentile(times, 99) / np.percentile(times, 50)),
             "p50 of one client / model time": float(np.median(one.latencies_ms())) / (1e3 * lanes / rate),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import hasten
 from hasten.cli import app
 from hasten.engine.batch import run_batch
-from hasten.engine.images import ImageReader
+from hasten.engine.images import ImageReader, _jpeg_size
 from hasten.errors import InvalidInput
 
 ENGINE: dict[str, Any] = {"replicas": 2, "profile_s": 0, "largest": 16}
@@ -139,6 +139,45 @@ def test_crop_and_layout() -> None:
     assert np.array_equal(tall[0], halves)
     with pytest.raises(InvalidInput, match="`size` must be given"):
         ImageReader.for_input({"name": "x", "dtype": "float32", "shape": [None, 3, None, None]})
+
+
+def jpeg(image: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [(30, 30), (70, 50), (150, 120), (700, 500), (1300, 900)])
+def test_both_decoders_see_the_same_picture(size: tuple[int, int]) -> None:
+    pytest.importorskip("cv2")
+    from PIL import Image
+
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # what a camera held upright writes; neither decoder turns the pixels
+    for data in (jpeg(picture), jpeg(picture, exif=sideways), jpeg(picture, progressive=True)):
+        for channels in (1, 3):
+            one, other = (
+                ImageReader(32, 32, channels, True, "uint8", decoder=name)(data).astype(int)
+                for name in ("pillow", "opencv")
+            )
+            assert one.shape == other.shape == (1, 32, 32, channels)
+            assert np.abs(one - other).mean() < 1.5
+            assert np.abs(one - other).max() < 12
+
+
+def test_large_jpegs_are_decoded_small() -> None:
+    from PIL import Image
+
+    assert _jpeg_size(jpeg(Image.new("RGB", (1300, 900)))) == (900, 1300)
+    assert _jpeg_size(jpeg(Image.new("L", (31, 17)), progressive=True)) == (17, 31)
+    for broken in (b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xff\xff", b"\xff\xd8\xff\xe0\x00", b"\x89PNG" * 9):
+        assert _jpeg_size(broken) is None
+    reader = ImageReader(224, 224)
+    assert [reader._fraction(*x) for x in ((375, 500), (447, 9000), (448, 448), (1792, 1792), (9000, 9000))] == [
+        1, 1, 1, 4, 8
+    ]  # fmt: skip
 
 
 def test_command(artifact: Path, rows: Path, tmp_path: Path) -> None:

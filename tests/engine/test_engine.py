@@ -1,11 +1,13 @@
 """The live engine: threads and processes, each answer checked against its own request."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,3 +291,23 @@ def test_two_runtimes_serve_together(artifact: Path, tmp_path: Path) -> None:
         assert np.allclose(np.concatenate([y for (y,) in answers]), expected(x)[0], atol=1e-4)
         assert sum(device["rows"] for device in engine.statistics()["devices"]) == 2000
         assert all(device["rows"] > 0 for device in engine.statistics()["devices"])
+
+
+def test_what_is_answered_or_cancelled_is_not_left_to_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with Engine(runner(), profile_s=0) as engine:
+            inputs = [rows(3, 10 * i) for i in range(20)]
+            kept = [weakref.ref(x) for x in inputs]
+            futures = [engine.submit(x) for x in inputs]
+            for future in futures[10:]:
+                future.cancel()
+            for future in futures[:10]:
+                future.result(5)
+        inputs.clear()
+        futures.clear()
+        del future
+        assert not any(x() is not None for x in kept)
+    finally:
+        gc.enable()

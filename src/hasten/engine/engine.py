@@ -14,7 +14,7 @@ import numpy as np
 from hasten.engine.dispatch import Dispatcher
 from hasten.engine.process import ProcessDied
 from hasten.engine.profile import Profile, profile
-from hasten.engine.request import Request, checked_inputs, gather
+from hasten.engine.request import Answer, Request, checked_inputs, gather
 from hasten.engine.runner import Runner, open_artifact
 from hasten.engine.service import ServiceModel
 from hasten.engine.work import Batch, Device, Lane, Limits, Mode, Work
@@ -143,23 +143,9 @@ class Engine:
         Raises:
             InvalidInput: An input has the wrong number, dtype or shape.
         """
-        future: Future[Outputs] = Future()
-
-        def done(outputs: Outputs | None, error: BaseException | None) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                assert outputs is not None
-                future.set_result(outputs)
-
-        work = self.start(checked_inputs(inputs, self.inputs), done)
-
-        def forget(future: "Future[Outputs]") -> None:
-            work.cancelled = future.cancelled()
-
-        future.add_done_callback(forget)
+        future = Answer()
+        work = self.start(checked_inputs(inputs, self.inputs), future.settle)
+        future.belongs_to(work)
         return future
 
     def start(self, inputs: Sequence[np.ndarray], done: Callable[[Outputs | None, BaseException | None], None]) -> Work:

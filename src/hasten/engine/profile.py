@@ -12,8 +12,9 @@ from hasten.engine.runner import Runner, example_rows
 _KNEE = 0.97
 _LARGEST = 64
 _CALLS = 20
-# What the engine spends on a batch beside the call: waking threads, gathering, handing answers back (measured here).
-_HANDLING_S = 30e-6
+# What the engine spends on a batch beside the call: waking threads, gathering, handing answers back (measured:
+# docs/decisions/2026-11-28-engine-quiet.md).
+_HANDLING_S = 60e-6
 
 
 @dataclass(frozen=True)

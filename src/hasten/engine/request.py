@@ -1,12 +1,13 @@
 """A request's arrays on their way in and out: checking, gathering into batches, assembling answers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hasten.engine.work import Batch
+from hasten.engine.work import Batch, Work
 from hasten.errors import InvalidInput
 
 Outputs = tuple[np.ndarray, ...]
@@ -30,6 +31,42 @@ class Request:
             for whole, y in zip(outputs, part, strict=True):
                 whole[start:stop] = y
         return outputs
+
+
+class Answer(Future[Outputs]):
+    """The future of a request. It and its work know each other only while it waits: what it holds goes with the last
+    reference, not with the garbage collector's next round."""
+
+    _work: Work | None = None
+
+    def belongs_to(self, work: Work) -> None:
+        """Say whose answer this is."""
+        self._work = work
+        if self.done():
+            self._let_go()
+
+    def settle(self, outputs: Outputs | None, error: BaseException | None) -> None:
+        """Take the answer."""
+        if not self.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            self.set_exception(error)
+        else:
+            assert outputs is not None
+            self.set_result(outputs)
+        self._work = None
+
+    def cancel(self) -> bool:
+        """Nobody waits any more: the rows need not run."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._let_go()
+        return cancelled
+
+    def _let_go(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancelled = self.cancelled()
 
 
 def checked_inputs(inputs: Sequence[Any], specs: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -23,6 +23,9 @@ _NOT_PLAIN = frozenset((b"transfer-encoding", b"content-encoding", b"upgrade", b
 # A request line with all headers; also what may come between two parts of a body.
 _HEAD_BYTES = 1 << 16
 _JOINED_BYTES = 1 << 17
+# Named once: an annotation inside a function is evaluated at every request.
+_Outputs = Mapping[str, np.ndarray] | None
+_Error = BaseException | None
 
 
 class _Exchange:
@@ -172,7 +175,7 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
             model = self._app.repository.get(exchange.model_name, exchange.version)
             request = decode_request(body, exchange.json_size, self._app.regions)
 
-            def tell(outputs: Mapping[str, np.ndarray] | None, error: BaseException | None) -> None:
+            def tell(outputs: _Outputs, error: _Error) -> None:
                 self._finish(exchange, model, request, outputs, error)
 
             exchange.call = model, model.start(request.inputs, tell)
@@ -184,8 +187,8 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
         exchange: _Exchange,
         model: Model,
         request: InferRequest,
-        outputs: Mapping[str, np.ndarray] | None,
-        error: BaseException | None,
+        outputs: _Outputs,
+        error: _Error,
     ) -> None:
         if exchange.response_complete or exchange.disconnected:
             return

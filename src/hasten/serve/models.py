@@ -14,8 +14,14 @@ import numpy as np
 from hasten.engine.engine import Engine
 from hasten.engine.request import checked_inputs
 from hasten.errors import HastenError, InvalidInput, unknown
+from hasten.serve import memory
 from hasten.serve.tensors import datatype_of
 from hasten.serve.waiting import Call, TooLate, Waiting
+
+# Named once: an annotation inside a function is evaluated at every request.
+_Told = dict[str, np.ndarray] | None
+_Outputs = tuple[np.ndarray, ...] | None
+_Error = BaseException | None
 
 # Part of the bound that goes by before a request is seen and after it is answered: sockets, the event loop's turn.
 _ON_THE_WAY = 0.07
@@ -111,7 +117,7 @@ class Model:
         """
         future: asyncio.Future[dict[str, np.ndarray]] = asyncio.get_running_loop().create_future()
 
-        def tell(outputs: dict[str, np.ndarray] | None, error: BaseException | None) -> None:
+        def tell(outputs: _Told, error: _Error) -> None:
             if future.done():
                 return
             if error is not None:
@@ -129,7 +135,7 @@ class Model:
     def start(
         self,
         named: Mapping[str, np.ndarray],
-        tell: Callable[[dict[str, np.ndarray] | None, BaseException | None], None],
+        tell: Callable[[_Told, _Error], None],
     ) -> Call:
         """Take one request; `tell(outputs, error)` is called once, later, in this event loop, unless it is dropped.
 
@@ -142,7 +148,7 @@ class Model:
         self._admit(rows)
         waiting, start = self._here(), time.perf_counter()
 
-        def settle(outputs: tuple[np.ndarray, ...] | None, error: BaseException | None) -> None:
+        def settle(outputs: _Outputs, error: _Error) -> None:
             if outputs is None:
                 self.counters.failed += 1
                 late = isinstance(error, TooLate)
@@ -348,6 +354,8 @@ class Repository:
                 if old is not None:
                     fresh.counters = old.counters
                     await asyncio.to_thread(old.engine.close)
+            del old
+            await asyncio.to_thread(memory.give_back)
 
     async def unload(self, name: str) -> None:
         """Take a model away after answering what it has taken."""
@@ -355,6 +363,8 @@ class Repository:
             self._entries(name)
             for model in self._models.pop(name, {}).values():
                 await asyncio.to_thread(model.engine.close)
+                del model
+            await asyncio.to_thread(memory.give_back)
 
     def _entries(self, name: str) -> list[Entry]:
         found = [entry for entry in self.entries if entry.name == name]

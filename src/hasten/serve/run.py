@@ -1,7 +1,6 @@
 """One server process: HTTP on uvicorn, gRPC on grpc.aio, one event loop, one set of models; ends gracefully."""
 
 import asyncio
-import gc
 import ipaddress
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.errors import InvalidInput
+from hasten.serve import memory
 from hasten.serve.models import Entry, Repository, ServeLimits
 
 
@@ -95,8 +95,9 @@ def serve(entries: Sequence[Entry], options: ServeOptions, ready: Callable[[str,
     except ImportError:
         raise InvalidInput("Serving needs: pip install 'hasten[serve]'") from None
     repository = Repository(entries, options.limits, options.engine)
+    memory.share_one_heap()
     repository.open()
-    _relax_collector()
+    memory.settle()
     # uvicorn ends gracefully on a signal and then raises it again for whoever handled it before: ignored here.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -105,13 +106,6 @@ def serve(entries: Sequence[Entry], options: ServeOptions, ready: Callable[[str,
             runner.run(_serve(uvicorn, repository, options, ready))
     finally:
         repository.close()
-
-
-def _relax_collector() -> None:
-    """What is loaded stays, and requests leave no cycles: look for garbage seldom, and not among what is loaded."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
