@@ -40,12 +40,6 @@ def _console(**options: Any) -> Any:
     return Console(**options)
 
 
-def _table(*columns: str) -> Any:
-    from rich.table import Table
-
-    return Table(*columns)
-
-
 def main() -> None:
     """Entry point of the `hasten` command."""
     try:
@@ -215,11 +209,9 @@ def bench_command(
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return
-    table = _table("artifact", "median ms", "p90 ms", "p99 ms", "times faster than the first [95%]")
     for name, x in found.items():
-        ratio = f"{x.ratio:.2f} [{x.ratio_low:.2f}, {x.ratio_high:.2f}]"
-        table.add_row(name, f"{x.median_ms:.3f}", f"{x.p90_ms:.3f}", f"{x.p99_ms:.3f}", ratio)
-    _console().print(table)
+        ratio = f"; {x.ratio:.2f}x as fast as the first [{x.ratio_low:.2f}, {x.ratio_high:.2f}]" if against else ""
+        typer.echo(f"{name}\n  median {x.median_ms:.3f} ms, p90 {x.p90_ms:.3f} ms, p99 {x.p99_ms:.3f} ms{ratio}")
 
 
 @app.command("report")
@@ -309,14 +301,14 @@ def init_command(
 def _print_result(result: dict[str, Any], folder: Path) -> None:
     from hasten.report.table import result_table
 
+    options: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": not sys.stdout.isatty()}
     console = _console()
-    if not console.is_terminal:
-        console = _console(width=120)
-    console.print(result_table(result))
-    console.print(result["explanation"], markup=False, highlight=False)
+    console.print(result_table(result), **options)
+    console.print(result["explanation"], **options)
     if result["best"]:
-        console.print(f"artifact: {folder / result['best']}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report:   {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        best = folder / result["best"]
+        console.print(f"artifact: {best}   (hasten.load({str(best)!r}), or: hasten serve {best})", **options)
+    console.print(f"report:   {folder / 'report.html'}", **options)
 
 
 register_engine(app)

@@ -10,7 +10,7 @@ from hasten.errors import InvalidInput, unknown
 
 # What in the file must be as it was in training.
 TO_CHECK = {
-    "images": "Check SIZE and image() in it: both must be as in training.",
+    "images": "Check SIZE, MEAN, STD and image() in it: all must be as in training.",
     "text": "Check TOKENS and the tokenizer in it: both must be as in training.",
     "numbers": "Check samples() in it: columns scaled as in training.",
     "audio": "Check SAMPLES and recording() in it: both must be as in training.",
