@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from run_folder import write_run
 
 from hasten.report.table import result_table
-from run_folder import write_run
 
 
 def test_the_table_fits_80_columns_and_names_are_whole(tmp_path: Path) -> None:
