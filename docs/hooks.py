@@ -93,7 +93,7 @@ def commands() -> str:
 
 def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     subcommands = getattr(command, "commands", {})
-    if name != "hasten":
+    if name != "hasten" and not command.hidden:
         yield name, command
     for part in subcommands:
         yield from _walk(f"{name} {part}", subcommands[part])

@@ -66,6 +66,7 @@ def test_run_with_json_prints_only_json(tmp_path: Path) -> None:
 BROKEN = {
     "syntax.py": "def task(:",
     "raises.py": "raise RuntimeError('no data here')",
+    "library.py": "import json\n\nvalues = json.loads('')",
     "nothing.py": "",
     "wrong.py": "def task(): return 3",
     "loader.py": """
@@ -77,6 +78,15 @@ import torch, hasten
 class Net(torch.nn.Module):
     def forward(self, x): return x if x.sum() > 0 else -x
 def task(): return hasten.Task(Net(), (torch.zeros(2, 3),), [torch.zeros(2, 3)])
+""",
+    "labels.py": """
+import torch, hasten
+def task(): return hasten.Task(torch.nn.Linear(3, 2), (torch.zeros(2, 3),), [(torch.zeros(2, 3), torch.tensor([1, 2]))])
+""",
+    "dtype.py": """
+import torch, hasten
+def task():
+    return hasten.Task(torch.nn.Linear(3, 2), (torch.zeros(2, 3),), [torch.zeros(2, 3, dtype=torch.uint8)])
 """,
     "nan.py": """
 import torch, hasten
@@ -92,10 +102,13 @@ def task(): return hasten.Task(Net(), (torch.ones(2, 3),), [torch.ones(2, 3)])
     [
         ("syntax.py", "raised SyntaxError"),
         ("raises.py", "raised RuntimeError: no data here"),
+        ("library.py", "library.py, line 3)"),
         ("nothing.py", "has no function 'task'"),
         ("wrong.py", "returned a int"),
         ("loader.py", "must yield (inputs, target) pairs"),
         ("control_flow.py", "must be exportable"),
+        ("labels.py", "Count classes from 0"),
+        ("dtype.py", "Cast one of them"),
         ("nan.py", "must give finite outputs"),
         ("absent.py", "a Python file that exists"),
         ("no.such.module:task", "raised ModuleNotFoundError"),

@@ -93,5 +93,10 @@ def test_default_score_is_top_1_or_agreement_with_reference_outputs() -> None:
     assert default_score(per_token, torch.tensor([[1, 0], [0, 0]])).tolist() == [1.0, 0.5]
 
 
+def test_a_label_that_no_output_can_be_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="from 0 to 1, one for each output of the model, but got 2"):
+        default_score(torch.zeros(3, 2), torch.tensor([1, 2, 1]))
+
+
 def test_cosine_similarity_is_1_for_scaled_vectors() -> None:
     torch.testing.assert_close(cosine_similarity(X, 3 * X), torch.ones(4))

@@ -22,7 +22,7 @@ from hasten.cli import app
 from hasten.usage import EXAMPLES, waiting
 
 ROOT = Path(__file__).parent.parent
-TALLEST = 40  # lines of a terminal of 100 columns
+TALLEST = 32  # lines of a terminal of 80 columns
 
 
 def _commands(group: Any, words: str = "") -> dict[str, Any]:
@@ -37,13 +37,15 @@ COMMANDS = _commands(typer.main.get_command(app))
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100"}, catch_exceptions=False)
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80"}, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_fits_a_screen(name: str) -> None:
     shown = invoke(*name.split(), "--help").output
     assert len(shown.splitlines()) <= TALLEST
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in shown.replace("ARTIFACT...", "").replace("NAME...", "").replace("[ARGS]...", ""), "cut short"
     if name:
         assert "Examples:" in shown
         assert all(f"  {line}\n" in shown for line in EXAMPLES[name.split()[-1]]), "broken into lines elsewhere"
@@ -138,3 +140,26 @@ def test_waiting_shows_how_long_it_should_take(monkeypatch: pytest.MonkeyPatch, 
     with waiting("doing it", quiet=True):
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["targets", "techniques"])
+def test_lists_have_a_line_for_each_and_tell_everything_about_one(kind: str) -> None:
+    listed = json.loads(invoke(kind, "--json").output)
+    lines = invoke(kind).output.splitlines()
+    for name, entry in listed.items():
+        assert sum(line.split()[0] == name for line in lines) == 1
+        told = invoke(kind, name).output
+        assert " ".join(entry["what"].split()) in " ".join(told.split())
+        assert all(f"  {option} (" in told for option in entry["options"])
+        assert json.loads(invoke(kind, name, "--json").output) == {name: entry}
+    assert max(map(len, lines)) <= 80
+    assert all(not line.startswith("  ") or len(line.split()) > 2 for line in lines)
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    from hasten.errors import InvalidInput
+
+    with pytest.raises(InvalidInput, match="Did you mean 'litert'"):
+        invoke("targets", "litrt")
+    with pytest.raises(InvalidInput, match="Did you mean 'prune_filters'"):
+        invoke("techniques", "prune_filter")

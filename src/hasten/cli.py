@@ -11,21 +11,23 @@ import typer
 from hasten.engine.cli import register as register_engine
 from hasten.errors import HastenError, InvalidInput
 from hasten.quantities import parse_limits, parse_share, parse_size
+from hasten.report.listing import register as register_listing
 from hasten.serve.cli import register as register_serve
-from hasten.usage import add_examples, examples, waiting
+from hasten.usage import Group, add_examples, waiting
 
 app = typer.Typer(
     name="hasten",
+    cls=Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # boxes make the help of a command with many options longer than a screen
-    context_settings={"max_content_width": 120},
+    context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
+    epilog="Begin with `hasten init`. `hasten COMMAND --help` shows examples.",
 )
 
-TaskArgument = Annotated[
-    str, typer.Argument(metavar="TASK", help="path/to/file.py[:function] or package.module:function")
-]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="file.py[:function] or package.module:function")]
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by run or apply.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 
@@ -36,12 +38,6 @@ def _console(**options: Any) -> Any:
     from rich.console import Console  # here, since `serve` is to start quickly
 
     return Console(**options)
-
-
-def _table(*columns: str) -> Any:
-    from rich.table import Table
-
-    return Table(*columns)
 
 
 def main() -> None:
@@ -73,31 +69,27 @@ def hasten_command(
 @app.command("run")
 def run_command(
     task: TaskArgument,
-    max_drop: Annotated[str, typer.Option(help="Largest accepted drop of the score: 1% or 0.01.")] = "1%",
+    max_drop: Annotated[str, typer.Option(help="Largest accepted drop: 1% or 0.01.")] = "1%",
     confidence: Annotated[float, typer.Option(help="Confidence of the certificate.")] = 0.95,
     minutes: Annotated[float | None, typer.Option(help="Deadline for the whole run.")] = None,
-    targets: Annotated[str, typer.Option(help="Target names, comma-separated, or auto.")] = "auto",
+    targets: Annotated[str, typer.Option(help="Names with commas, or auto.")] = "auto",
     out: Annotated[Path, typer.Option(help="Run folder; new or empty.")] = Path("runs/last"),
-    seed: Annotated[int, typer.Option(help="Decides the holdout split and all randomness.")] = 0,
-    objective: Annotated[str, typer.Option(help="What to improve: latency, throughput, size or energy.")] = "latency",
+    seed: Annotated[int, typer.Option(help="Of the holdout split and all else.")] = 0,
+    objective: Annotated[str, typer.Option(help="latency, throughput, size or energy.")] = "latency",
     max_latency_ms: Annotated[float | None, typer.Option(help="Largest accepted latency at batch 1.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Largest accepted size of the program: 256KB, 4MB.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest accepted size: 256KB, 4MB.")] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Limit on what a judged target states: luts=40000, hbm_bytes=16GB."),
+        typer.Option(metavar="NAME=VALUE", help="Of a judged target: luts=40000, hbm_bytes=16GB."),
     ] = None,
     training: Annotated[bool, typer.Option(help="Prune and train candidates too.")] = True,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
-    ] = False,
-    ray: Annotated[
-        str | None, typer.Option(help="Ray cluster whose machines make independent trials: auto or an address.")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Serve the report page while the search runs.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    ray: Annotated[str | None, typer.Option(help="Try on a Ray cluster: auto or an address.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Serve the report while it searches.")] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the fastest version of a model that keeps its accuracy, and certify it."""
+    """Find the fastest version that keeps its accuracy; certify it."""
     from hasten.search.progress import Bar, Silent
     from hasten.search.run import run
     from hasten.task import Budget
@@ -137,7 +129,7 @@ def run_command(
 
 @app.command("apply")
 def apply_command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe, such as an artifact's recipe.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Such as an artifact's recipe.yaml.")],
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Artifact to write.")] = Path("model.hasten"),
     quiet: QuietOption = False,
@@ -165,12 +157,15 @@ def apply_command(
 
 @app.command("verify")
 def verify_command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+    artifact: ArtifactArgument,
     task: Annotated[str | None, typer.Option(help="Certify again on the holdout of this task.")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Re-check hashes, reload, rerun the stored inputs and compare the outputs; with --task, certify again."""
+    """Check the files, outputs and certificate of an artifact.
+
+    Hashes are compared, the stored inputs are run and the outputs compared; with --task, the drop is certified again.
+    """
     from hasten.artifact import verify
 
     found, again = verify(artifact), None
@@ -198,14 +193,14 @@ def verify_command(
 
 @app.command("bench")
 def bench_command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
-    against: Annotated[Path | None, typer.Option(help="Another artifact of the same inputs, timed in turns.")] = None,
+    artifact: ArtifactArgument,
+    against: Annotated[Path | None, typer.Option(help="Another artifact of the same inputs.")] = None,
     batch: Annotated[int, typer.Option(help="Samples per call.")] = 1,
     turns: Annotated[int, typer.Option(help="Rounds.")] = 15,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time an artifact on this machine, alone or against another, in turns."""
+    """Time an artifact here, alone or in turns with another."""
     from hasten.measure.artifacts import seconds_to_time, time_artifacts
 
     artifacts = [artifact] if against is None else [artifact, against]
@@ -214,18 +209,16 @@ def bench_command(
     if as_json:
         typer.echo(json.dumps({name: latency.to_json() for name, latency in found.items()}, indent=2))
         return
-    table = _table("artifact", "median ms", "p90 ms", "p99 ms", "times faster than the first [95%]")
     for name, x in found.items():
-        ratio = f"{x.ratio:.2f} [{x.ratio_low:.2f}, {x.ratio_high:.2f}]"
-        table.add_row(name, f"{x.median_ms:.3f}", f"{x.p90_ms:.3f}", f"{x.p99_ms:.3f}", ratio)
-    _console().print(table)
+        ratio = f"; {x.ratio:.2f}x as fast as the first [{x.ratio_low:.2f}, {x.ratio_high:.2f}]" if against else ""
+        typer.echo(f"{name}\n  median {x.median_ms:.3f} ms, p90 {x.p90_ms:.3f} ms, p99 {x.p99_ms:.3f} ms{ratio}")
 
 
 @app.command("report")
 def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     diagnose: Annotated[
-        bool, typer.Option("--doctor", help="Time the best artifact's layers first, for the roofline; a minute.")
+        bool, typer.Option("--doctor", help="Time the best artifact's layers first; a minute.")
     ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -250,13 +243,16 @@ def report_command(
 
 @app.command("doctor")
 def doctor_command(
-    subject: Annotated[str, typer.Argument(metavar="TASK|ARTIFACT", help="A task, or the folder of an artifact.")],
+    subject: Annotated[str, typer.Argument(metavar="TASK|ARTIFACT", help="A task file, or an artifact's folder.")],
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure the machine again.")] = False,
     rows: Annotated[int, typer.Option(help="Layers to show; 0: all.")] = 15,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what the limit of this machine is, where each layer stands, and what would bring most."""
+    """Say what keeps a model from this machine's limit.
+
+    Shows the machine's ceilings, where each layer stands under them, and what would bring most.
+    """
     from hasten.diagnosis.doctor import doctor
     from hasten.report.doctor import diagnosis_tables
     from hasten.taskfile import load_task
@@ -272,120 +268,54 @@ def doctor_command(
     out.print(diagnosis_tables(found, rows, out.width))
 
 
-targets_app = typer.Typer(
-    help="List the targets, or install the environments of those that need one of their own.",
-    epilog=examples("targets"),
-    rich_markup_mode=None,
-)
-app.add_typer(targets_app, name="targets")
-
-
-@targets_app.callback(invoke_without_command=True)
-def targets_command(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the targets, their options, and what is missing here."""
-    from hasten.recipe import targets
-
-    if context.invoked_subcommand is not None:
-        return
-    rows = [(name, part, part().missing()) for name, part in targets().items()]
-    _print_parts(
-        [(name, part, "usable" if not missing else f"needs: {missing}") for name, part, missing in rows], as_json
-    )
-
-
-@targets_app.command("install")
-def install_command(names: Annotated[list[str], typer.Argument(metavar="NAME...")]) -> None:
-    """Make the environments of targets from their pinned lists, under $HASTEN_ENVS or the user's cache folder."""
-    from hasten import environments
-
-    for name in names:
-        environments.requirements(name)
-    for name in names:
-        typer.echo(f"installed {environments.install(name)}")
-
-
-@targets_app.command("docs")
-def docs_command(
-    measured: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/targets.py.")] = None,
-    logic: Annotated[Path | None, typer.Option(help="JSON written by benchmarks/fpga.py.")] = None,
-) -> None:
-    """Print the page docs/targets.md."""
-    from hasten.report.targets import targets_page
-
-    typer.echo(targets_page(measured, logic))
-
-
-@app.command("techniques")
-def techniques_command(as_json: JsonOption = False) -> None:
-    """List the techniques and their options."""
-    from hasten.recipe import techniques
-
-    _print_parts([(name, part, part.stage.name.lower()) for name, part in techniques().items()], as_json)
-
-
 @app.command("init")
 def init_command(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.py"),
-    kind: Annotated[str | None, typer.Option(help="What the model takes: images, text, numbers or audio.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder or file of the holdout; empty: random data.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write [task.py].")] = Path("task.py"),
+    kind: Annotated[str | None, typer.Option(help="images, text, numbers or audio.")] = None,
+    data: Annotated[str | None, typer.Option(help="Holdout folder or file; empty: random data.")] = None,
     model: Annotated[str | None, typer.Option(help="package.module:function, or a pretrained name.")] = None,
 ) -> None:
-    """Write a task file that runs; on a terminal, ask for what was not given."""
-    from hasten.template import task_file
+    """Write a task file that runs, from three answers.
+
+    On a terminal it asks for those that are not given as options.
+    """
+    from hasten.template import KINDS, TO_CHECK, task_file
 
     if path.exists():
         raise InvalidInput(f"The task file must not exist yet, but {path} does. Name another.")
     ask = sys.stdin.isatty()
-    kind = kind or (
-        typer.prompt("What does the model take: images, text, numbers, audio", "images") if ask else "images"
-    )
+    kind = kind or (typer.prompt(f"What does the model take ({', '.join(KINDS)})", "images") if ask else "images")
     if data is None and ask:
-        data = typer.prompt("Where is the holdout, data not trained on (empty: random data to try with)", "")
+        data = typer.prompt("Folder or file of data not trained on (empty: random data)", "", show_default=False)
     if model is None and ask:
-        model = typer.prompt("Where is the model: package.module:function or a pretrained name (empty: later)", "")
-    path.write_text(task_file(path.name, kind, data or "", model or ""))
-    typer.echo(f"wrote {path}; look through it, then: hasten run {path}")
+        model = typer.prompt("package.module:function or pretrained model (empty: later)", "", show_default=False)
+    text = task_file(path.name, kind, data or "", model or "")
+    if data and not Path(data).exists():
+        typer.echo(f"warning: {data} does not exist yet", err=True)
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InvalidInput(f"The task file must be in a folder that can be written to, but: {error}") from error
+    typer.echo(f"wrote {path}. {TO_CHECK[kind]}\nThen: hasten run {path}")
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:
     from hasten.report.table import result_table
 
+    options: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": not sys.stdout.isatty()}
     console = _console()
-    if not console.is_terminal:
-        console = _console(width=120)
-    console.print(result_table(result))
-    console.print(result["explanation"], markup=False, highlight=False)
+    console.print(result_table(result), **options)
+    console.print(result["explanation"], **options)
     if result["best"]:
-        console.print(f"artifact: {folder / result['best']}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report:   {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_parts(rows: list[tuple[str, Any, str]], as_json: bool) -> None:
-    import dataclasses
-
-    if as_json:
-        listed = {
-            name: {
-                "state": state,
-                "options": {
-                    f.name: {"default": f.default, "help": f.metadata["help"]} for f in dataclasses.fields(part)
-                },
-            }
-            for name, part, state in rows
-        }
-        typer.echo(json.dumps(listed, indent=2, default=str))
-        return
-    table = _table("name", "state", "what", "options (default)")
-    for name, part, state in rows:
-        options = ", ".join(f"{f.name} ({f.default})" for f in dataclasses.fields(part))
-        table.add_row(name, state, (part.__doc__ or "").splitlines()[0], options)
-    _console().print(table)
+        best = folder / result["best"]
+        console.print(f"artifact: {best}   (hasten.load({str(best)!r}), or: hasten serve {best})", **options)
+    console.print(f"report:   {folder / 'report.html'}", **options)
 
 
 register_engine(app)
 register_serve(app)
+register_listing(app)
 add_examples(app)
-add_examples(targets_app)
 
 if __name__ == "__main__":
     main()

@@ -247,10 +247,18 @@ def default_score(output: Any, target: Any) -> Tensor:
     """Top-1: 1.0 where the first output's argmax equals the target, [N].
 
     Target: [N] labels, or the original's [N, C] output when there are no labels: then it is the agreement with it.
+
+    Raises:
+        InvalidInput: A label that no output can be.
     """
     logits, reference = _first(output), _first(target)
     if reference.ndim == logits.ndim and reference.is_floating_point():
         reference = reference.argmax(-1)
+    elif reference.numel() and int(reference.max()) >= logits.shape[-1]:
+        raise InvalidInput(
+            f"Labels must be numbers from 0 to {logits.shape[-1] - 1}, one for each output of the model, but got "
+            f"{int(reference.max())}. Count classes from 0, or pass `score=` to the task."
+        )
     agree = (logits.argmax(-1) == reference).to(torch.float32)
     return agree.flatten(1).mean(1) if agree.ndim > 1 else agree
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -32,14 +33,20 @@ def load_task(reference: str) -> Task:
     except HastenError:
         raise
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise InvalidInput(
-            f"TASK must load without error, but {reference} raised {type(error).__name__}: {error} "
-            f"({frame.filename}, line {frame.lineno})"
+            f"TASK must load without error, but {reference} raised {type(error).__name__}: {error} ({_where(error)})"
         ) from error
     if not isinstance(task, Task):
         raise InvalidInput(f"TASK must return a hasten.Task, but {reference} returned a {type(task).__name__}.")
     return task
+
+
+def _where(error: Exception) -> str:
+    """File and line of the user's code that raised, or that called the library which raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    frame = [*frames[-1:], *(f for f in frames if not f.filename.startswith(libraries))][-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -8,7 +8,14 @@ import jinja2
 
 from hasten.errors import InvalidInput, unknown
 
-KINDS = ("images", "text", "numbers", "audio")
+# What in the file must be as it was in training.
+TO_CHECK = {
+    "images": "Check SIZE, MEAN, STD and image() in it: all must be as in training.",
+    "text": "Check TOKENS and the tokenizer in it: both must be as in training.",
+    "numbers": "Check samples() in it: columns scaled as in training.",
+    "audio": "Check SAMPLES and recording() in it: both must be as in training.",
+}
+KINDS = tuple(TO_CHECK)
 
 
 def task_file(file: str, kind: str = "images", data: str = "", model: str = "") -> str:

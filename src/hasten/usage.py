@@ -1,36 +1,69 @@
-"""What the commands share towards their user: examples under `--help`, and a line that says what is waited for."""
+"""What the commands share towards their user: help that fits a terminal, and a line that says what is waited for."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+# In the order in which `hasten --help` lists the commands.
 EXAMPLES = {
+    "init": ("hasten init", "hasten init mine.py --kind images --data photos --model mynet:make"),
     "run": (
         "hasten run task.py --max-drop 1% --minutes 30",
         "hasten run task.py --targets openvino,onnxruntime --out runs/b --watch",
         "hasten run task.py --max-size 256KB --objective size --no-training",
         "hasten run task.py --out runs/b --resume",
     ),
-    "apply": ("hasten apply runs/last/best.hasten/recipe.yaml task.py --out again.hasten",),
+    "report": ("hasten report runs/last", "hasten report runs/last --json"),
     "verify": ("hasten verify runs/last/best.hasten", "hasten verify runs/last/best.hasten --task task.py --json"),
     "bench": ("hasten bench runs/last/best.hasten --against again.hasten --batch 8",),
-    "report": ("hasten report runs/last", "hasten report runs/last --json"),
-    "doctor": ("hasten doctor task.py", "hasten doctor runs/last/best.hasten --rows 0"),
-    "targets": ("hasten targets", "hasten targets install litert ethos_u"),
-    "install": ("hasten targets install fpga",),
-    "docs": ("hasten targets docs",),
-    "techniques": ("hasten techniques --json",),
-    "init": ("hasten init", "hasten init mine.py --kind images --data photos --model mynet:make"),
+    "apply": ("hasten apply runs/last/best.hasten/recipe.yaml task.py --out again.hasten",),
     "batch": (
         "hasten batch runs/last/best.hasten inputs.npy answers/",
-        "hasten batch runs/last/best.hasten photos/ answers/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        "hasten batch runs/last/best.hasten photos/ answers/ --size 224",
     ),
     "serve": (
         "hasten serve runs/last/best.hasten --port 8000",
-        "hasten serve mine=live.hasten --bound-ms 100 --host 0.0.0.0 --api-key-file key.txt",
+        "hasten serve mine=live.hasten --bound-ms 100 --api-key-file key.txt",
     ),
+    "doctor": ("hasten doctor task.py", "hasten doctor runs/last/best.hasten --rows 0"),
+    "targets": ("hasten targets", "hasten targets litert", "hasten targets install litert ethos_u"),
+    "show": ("hasten targets litert",),
+    "install": ("hasten targets install fpga",),
+    "docs": ("hasten targets docs",),
+    "techniques": ("hasten techniques", "hasten techniques prune_filters"),
 }
+
+
+class Command(TyperCommand):
+    """A command whose help names its arguments as the examples do, and lists them with the options."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The names of the arguments, then the options."""
+        names = [name for name, _ in self._records(ctx, "argument")]
+        return [*names, "[OPTIONS]"]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """One table of arguments and options."""
+        with formatter.section("Options"):
+            formatter.write_dl([*self._records(ctx, "argument"), *self._records(ctx, "option")])
+
+    def _records(self, ctx: Any, kind: str) -> list[tuple[str, str]]:
+        shown = [p for p in self.get_params(ctx) if p.param_type_name == kind]
+        if kind == "argument":
+            return [(str(p.metavar or p.human_readable_name), str(getattr(p, "help", None) or "")) for p in shown]
+        records = [record for p in shown if (record := p.get_help_record(ctx))]
+        return [(name, help.replace("  [default: ", " [")) for name, help in records]
+
+
+class Group(TyperGroup):
+    """Commands, listed in the order of their examples."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names; those without examples are hidden."""
+        return [name for name in EXAMPLES if name in self.commands]
 
 
 def examples(name: str) -> str:
@@ -39,9 +72,10 @@ def examples(name: str) -> str:
 
 
 def add_examples(app: typer.Typer) -> None:
-    """Give every command of `app` its examples."""
+    """Give every command of `app` its examples, and the help that goes with them."""
     for command in app.registered_commands:
-        if command.name is not None:
+        command.cls = Command
+        if command.name in EXAMPLES:
             command.epilog = examples(command.name)
 
 

@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+import hasten
 from hasten import environments
 from hasten.errors import InvalidInput
 from hasten.taskfile import load_task
 
+MEAN, STD = "0.485,0.456,0.406", "0.229,0.224,0.225"  # of the task file that `hasten init` writes
 # A network of few layers: what counts is that every step works, on files as users have them.
 MLP = """
 from pathlib import Path
@@ -60,7 +62,7 @@ def trained(net: Any, x: torch.Tensor, y: torch.Tensor, steps: int = 30) -> Any:
     return net.eval()
 
 
-def test_a_resnet_and_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_resnet_and_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     generator = np.random.default_rng(0)
@@ -86,6 +88,14 @@ def test_a_resnet_and_a_folder_of_pictures(tmp_path: Path) -> None:
     assert "outputs reproduced" in ok(tmp_path, "verify", str(best))
     loaded = f"import sys, hasten; hasten.load({str(best)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", loaded], check=True)
+
+    # What was certified is what is deployed: `batch` reads pictures as the task file does.
+    ok(tmp_path, "batch", str(best), "photos/day", "answers", "--mean", MEAN, "--std", STD)
+    answers = np.load(tmp_path / "answers" / "part-00000.npz")
+    assert [str(key) for key in answers["key"][:2]] == ["000.JPG", "001.JPG"]
+    monkeypatch.chdir(tmp_path)
+    pictures, _ = next(iter(load_task("task.py").holdout))
+    np.testing.assert_allclose(hasten.load(best)(pictures)[0], answers["output_0"][: len(pictures)], atol=1e-4)
 
 
 def test_a_hugging_face_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

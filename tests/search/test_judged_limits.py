@@ -106,9 +106,9 @@ def test_nothing_judged_is_timed_or_called_faster(result: hasten.Result) -> None
     assert "faster" not in result.explanation
     document = json.loads((result.folder / "result.json").read_text())
     assert all(trial["evidence"] == "simulated" for trial in document["trials"][1:])
-    table = result_table(document)
-    assert not any("faster" in str(column.header) for column in table.columns)
-    assert "luts" in str(table.title)
+    table = result_table(document).plain
+    assert "faster" not in table
+    assert "luts" in table.splitlines()[1]
 
 
 def test_the_report_has_what_was_judged(result: hasten.Result) -> None:

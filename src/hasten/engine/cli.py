@@ -16,30 +16,33 @@ def register(app: typer.Typer) -> None:
 
 
 def batch_command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by run or apply.")],
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help=".npy, .parquet or .tar, or a folder of images, tars or Parquet.")
+        Path, typer.Argument(metavar="INPUT", help=".npy, .parquet, .tar, or a folder of images or these.")
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder; a stopped job goes on in it.")],
-    shard_rows: Annotated[int, typer.Option(help="Rows per output file, for .npy and images.")] = 4096,
+    shard_rows: Annotated[int, typer.Option(help="Rows per output file.")] = 4096,
     column: Annotated[str | None, typer.Option(help="Parquet column to read.")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels, for a model that takes images of any size.")] = None,
-    mean: Annotated[str, typer.Option(help="Per channel of [0, 1] values: 0.485,0.456,0.406.")] = "",
-    std: Annotated[str, typer.Option(help="Per channel of [0, 1] values: 0.229,0.224,0.225.")] = "",
-    crop: Annotated[float, typer.Option(help="Share of the shorter side that the centre crop keeps.")] = 1.0,
+    size: Annotated[int | None, typer.Option(help="Pixels, if the model takes any size.")] = None,
+    mean: Annotated[str, typer.Option(help="Per channel, of values in [0, 1]: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help="Per channel, of values in [0, 1]: 0.229,0.224,0.225.")] = "",
+    crop: Annotated[float, typer.Option(help="Share of the shorter side to keep, centred.")] = 1.0,
     decoder: Annotated[str, typer.Option(help="pillow or opencv.")] = "pillow",
     parquet: Annotated[bool, typer.Option("--parquet", help="Write Parquet instead of .npz.")] = False,
-    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
+    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: by the cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: by the cores.")] = 0,
     ray: Annotated[
         str | None,
-        typer.Option(help="Run on Ray Data: an address, auto, or local. Every node must see INPUT, OUTPUT, ARTIFACT."),
+        typer.Option(help="Run on Ray Data: an address, auto or local."),
     ] = None,
-    actors: Annotated[int, typer.Option(help="Workers on Ray, one core each; 0: one per core of the cluster.")] = 0,
+    actors: Annotated[int, typer.Option(help="Workers on Ray; 0: one per core of the cluster.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Run an artifact over a large input: streaming, resumable, written atomically."""
+    """Run an artifact over files: streaming and resumable.
+
+    Written atomically, shard by shard; run again, it goes on where it stopped.
+    """
     from hasten.engine.batch import run_batch
 
     options: dict[str, Any] = {

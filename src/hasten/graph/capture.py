@@ -37,9 +37,12 @@ def capture(model: nn.Module, example: Inputs) -> GraphModule:
         try:
             reference = model(*example)
         except Exception as error:
+            devices = {x.device.type for x in (*model.parameters(), *example)}
+            remedy = "Try model(*example) yourself, with the batch as dimension 0"
+            if len(devices) > 1:
+                remedy = f"They are on {' and '.join(sorted(devices))}: call model.cpu() and use inputs on the CPU"
             raise InvalidInput(
-                f"`model` must run on `example`, but raised {type(error).__name__}: {_first_line(error)}. "
-                "Try model(*example) yourself."
+                f"`model` must run on `example`, but raised {type(error).__name__}: {_first_line(error)}. {remedy}."
             ) from error
     _check_finite(reference)
     return capture_as_is(model, example)

@@ -65,6 +65,8 @@ def reference_targets(outputs: Sequence[ArrayFile]) -> Any:
 def _checked(score: Score, output: Any, target: Any, rows: int) -> np.ndarray:
     try:
         value = score(output, target)
+    except InvalidInput:
+        raise
     except Exception as error:
         raise InvalidInput(
             f"`score` must accept (output, target), but raised {type(error).__name__}: {str(error)[:300]}. "

@@ -105,9 +105,11 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
 def _check_like_example(inputs: Inputs, example: Inputs, number: int) -> None:
     got, want = ([(tuple(x.shape[1:]), x.dtype) for x in part] for part in (inputs, example))
     if got != want:
+        same_shapes = [shape for shape, _ in got] == [shape for shape, _ in want]
+        remedy = "Cast one of them" if same_shapes else "Resize or pad every sample to one shape"
         raise InvalidInput(
             f"`holdout` must yield inputs shaped like `example` beyond the batch, {want}, "
-            f"but batch {number} has {got}. Resize or pad every sample to one shape."
+            f"but batch {number} has {got}. {remedy}."
         )
     for index, x in enumerate(inputs):
         if x.is_floating_point() and not torch.isfinite(x).all():

@@ -133,8 +133,8 @@ def run(
         with Bench(task, graph, holdout, folder / "trials", *about, limits=budget.limits) as bench:
             _check_certifiable(bench, budget)
             journal.once("begin", "", lambda: begin)
-            for name, reason in missing.items():
-                listener.say(f"skipping target {name}: needs {reason}")
+            if missing:
+                listener.say(f"not installed here, so not tried: {', '.join(missing)}; `hasten targets` says more")
             with contextlib.ExitStack() as stack:
                 nodes = None
                 if ray is not None and journal.find("finalists") is None:

@@ -14,9 +14,7 @@ def register(app: typer.Typer) -> None:
 def serve_command(
     artifacts: Annotated[
         list[str],
-        typer.Argument(
-            metavar="ARTIFACT...", help="path, name=path, name:version=path, or name=path+path for several devices."
-        ),
+        typer.Argument(metavar="ARTIFACT...", help="PATH or NAME[:VERSION]=PATH; A+B: on two devices."),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="HTTP port; 0: any free one.")] = 8000,
@@ -26,23 +24,24 @@ def serve_command(
     timeout_s: Annotated[float, typer.Option(help="Fail what has no answer by then.")] = 60.0,
     queue_rows: Annotated[int, typer.Option(help="Most rows that may wait per model.")] = 10_000,
     body_mb: Annotated[float, typer.Option(help="Largest request body in MB.")] = 64.0,
-    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: decided by the cores.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: decided by the cores.")] = 0,
+    replicas: Annotated[int, typer.Option(help="Batches at a time; 0: by the cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads inside one call; 0: by the cores.")] = 0,
     processes: Annotated[bool, typer.Option("--processes", help="Every replica in a process of its own.")] = False,
-    pinned: Annotated[bool, typer.Option(help="Every replica keeps to cores of its own.")] = True,
+    pinned: Annotated[bool, typer.Option(help="Every replica keeps to its cores.")] = True,
     api_key_file: Annotated[Path | None, typer.Option(help="File with the API key; or set HASTEN_API_KEY.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM certificate chain for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM private key for TLS.")] = None,
     shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Let clients on this machine pass tensors in shared memory.")
+        bool, typer.Option("--shared-memory", help="Clients here may pass shared memory.")
     ] = False,
-    ray: Annotated[
-        str | None, typer.Option(help="Deploy on Ray Serve instead (HTTP only): an address, auto, or local.")
-    ] = None,
+    ray: Annotated[str | None, typer.Option(help="On Ray Serve, HTTP only: an address, auto or local.")] = None,
     copies: Annotated[int, typer.Option(help="Copies of the application on Ray.")] = 1,
-    drain_s: Annotated[float, typer.Option(help="Time for taken requests when told to end.")] = 30.0,
+    drain_s: Annotated[float, typer.Option(help="Time for taken requests at the end.")] = 30.0,
 ) -> None:
-    """Serve artifacts over the Open Inference Protocol v2 (REST and gRPC), with metrics and a status page."""
+    """Serve artifacts over REST and gRPC, with metrics.
+
+    The protocol is the Open Inference Protocol v2; a status page is at /.
+    """
     from hasten.serve.models import ServeLimits
     from hasten.serve.run import ServeOptions, api_key_from, parse_entries, serve
 
