@@ -44,6 +44,7 @@ from hasten_bench.peers import torch_pruning as peer
 
 GOALS = (2.1, 2.55)
 RATES = (0.05, 0.015, 0.005)
+IMPORTANCES = ("replaceability", "weight_l2", "activation_l2")
 CHOICES = RESULTS / "prune_cifar_choices.json"
 
 
@@ -83,19 +84,23 @@ class Bench:
         return replace(self, schedule=replace(self.schedule, lr=rate))
 
 
-def filters(bench: Bench, goal: float, importance: Any, scope: Any, round_to: int = 1) -> GraphModule:
+def filters(
+    bench: Bench, goal: float, importance: Any, scope: Any, round_to: int = 1, refitted: int = 512
+) -> GraphModule:
     """Filters at the smallest share that leaves 1/goal of the work; scope "inner" spares the residual stream."""
     graph = hasten.capture(bench.model, EXAMPLE)
     inner = [g.name for g in find_channels(graph).groups if g.name.endswith(".conv1")]
-    options: dict[str, Any] = {"importance": importance, "round_to": round_to}
 
-    def technique(share: float, samples: int) -> PruneFilters:
+    def cut(share: float, by: Any, samples: int) -> GraphModule:
+        options: dict[str, Any] = {"importance": by, "round_to": round_to, "reconstruct": samples}
         if scope == "inner":
-            return PruneFilters(ratios=tuple((name, share) for name in inner), reconstruct=samples, **options)
-        return PruneFilters(share, scope=scope, reconstruct=samples, **options)
+            return PruneFilters(ratios=tuple((name, share) for name in inner), **options).apply(graph, bench.task)
+        return PruneFilters(share, scope=scope, **options).apply(graph, bench.task)
 
-    share = bisect(lambda share: technique(share, 0).apply(graph, bench.task), macs(graph) / goal)[1]
-    return technique(share, 512).apply(graph, bench.task)
+    # Where every layer loses the same share, the quickest score leaves as much work as any.
+    quick = importance if scope == "global" else "weight_l2"
+    share = bisect(lambda share: cut(share, quick, 0), macs(graph) / goal)[1]
+    return cut(share, importance, refitted)
 
 
 def blocks(bench: Bench, goal: float) -> GraphModule:
@@ -215,11 +220,10 @@ def choose(options: argparse.Namespace) -> None:
     judged = scored("validation")
     if "baseline" not in ledger.document:
         ledger.note("baseline", {"top1": accuracy(bench.model, judged), "macs": macs(bench.model)})
-    for importance in ("weight_l2", "activation_l2"):
-        for scope in ("inner", "global"):
-            own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
-            found = lambda: {"macs": macs(own()), "top1": accuracy(own(), judged)}  # noqa: B023, E731
-            ledger.run("hasten cuts", json.dumps([importance, scope]), 0, found)
+    for importance, scope in ((i, s) for s in ("inner", "layer") for i in IMPORTANCES):
+        own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
+        found = lambda: {"macs": macs(own()), "top1": accuracy(own(), judged)}  # noqa: B023, E731
+        ledger.run("hasten cuts", json.dumps([importance, scope]), 0, found)
     importance, scope = best(ledger.document, "hasten cuts")
     own = cache(lambda: filters(bench, goal, importance, scope))
     for rate in RATES:
@@ -290,7 +294,9 @@ def table(options: argparse.Namespace) -> None:
                 if options.rows is None or name in options.rows:
                     ledger.run(f"{goal}x", name, seed, run)
             if seed == 0 and options.rows is None:
-                for name, model in {"hasten filters": own(), "torch-pruning L2": peers()}.items():
+                plain = filters(bench, goal, importance, scope, refitted=0)
+                models = {"hasten filters": own(), "hasten filters, not refitted": plain, "torch-pruning L2": peers()}
+                for name, model in models.items():
                     untrained(name, goal, model)
 
 
