@@ -270,34 +270,35 @@ def table(options: argparse.Namespace) -> None:
     rate, everywhere = best(found, "torch-pruning")
     peer_bench = bench.at(rate)
 
-    def untrained(name: str, goal: float, model: nn.Module) -> None:
-        run = lambda: {"macs": macs(model), "validation_top1": accuracy(model, validation)}  # noqa: E731
-        ledger.run(f"{goal}x, before training", name, 0, run)
-
+    own = cache(lambda goal: filters(bench, goal, importance, scope))
+    shorter = cache(lambda goal: blocks(bench, goal))
+    peers = cache(lambda goal: theirs(bench, goal, everywhere))
+    rows: dict[str, Callable[[float, int], dict[str, Any]]] = {
+        "hasten filters, taught": lambda goal, seed: taught_run(taught, own(goal), seed, test),
+        "torch-pruning L2": lambda goal, seed: labelled_run(peer_bench, peers(goal), seed, test),
+        "hasten filters": lambda goal, seed: labelled_run(labels, own(goal), seed, test),
+        "hasten blocks, taught": lambda goal, seed: taught_run(taught, shorter(goal), seed, test),
+        "torch-pruning growing": lambda goal, seed: labelled_run(
+            peer_bench, grown(peer_bench, goal, seed), seed, test, options.epochs // 3
+        ),
+        "hasten blocks": lambda goal, seed: labelled_run(labels, shorter(goal), seed, test),
+    }
+    dense_on = lambda: labelled_run(labels, bench.model, seed, test)  # noqa: E731
     for seed in range(options.seeds):
-        ledger.run("dense", "dense, trained on", seed, lambda: labelled_run(labels, bench.model, seed, test))  # noqa: B023
-        for goal in GOALS:
-            own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
-            shorter = cache(lambda: blocks(bench, goal))  # noqa: B023
-            peers = cache(lambda: theirs(bench, goal, everywhere))  # noqa: B023
-            rows: dict[str, Callable[[], dict[str, Any]]] = {
-                "hasten filters, taught": lambda: taught_run(taught, own(), seed, test),  # noqa: B023
-                "torch-pruning L2": lambda: labelled_run(peer_bench, peers(), seed, test),  # noqa: B023
-                "hasten filters": lambda: labelled_run(labels, own(), seed, test),  # noqa: B023
-                "hasten blocks, taught": lambda: taught_run(taught, shorter(), seed, test),  # noqa: B023
-                "torch-pruning growing": lambda: labelled_run(
-                    peer_bench, grown(peer_bench, goal, seed), seed, test, options.epochs // 3  # noqa: B023
-                ),
-                "hasten blocks": lambda: labelled_run(labels, shorter(), seed, test),  # noqa: B023
-            }  # fmt: skip
-            for name, run in rows.items():
-                if options.rows is None or name in options.rows:
-                    ledger.run(f"{goal}x", name, seed, run)
-            if seed == 0 and options.rows is None:
-                plain = filters(bench, goal, importance, scope, refitted=0)
-                models = {"hasten filters": own(), "hasten filters, not refitted": plain, "torch-pruning L2": peers()}
-                for name, model in models.items():
-                    untrained(name, goal, model)
+        for goal in options.goals:
+            for name in options.rows or rows:
+                ledger.run(f"{goal}x", name, seed, lambda: rows[name](goal, seed))  # noqa: B023
+        if options.rows is None:
+            ledger.run("dense", "dense, trained on", seed, dense_on)
+    for goal in options.goals:
+        before: dict[str, Callable[[], nn.Module]] = {
+            "hasten filters": lambda: own(goal),  # noqa: B023
+            "hasten filters, not refitted": lambda: filters(bench, goal, importance, scope, refitted=0),  # noqa: B023
+            "torch-pruning L2": lambda: peers(goal),  # noqa: B023
+        }
+        for name, cut in before.items():
+            measured = lambda: {"macs": macs(cut()), "validation_top1": accuracy(cut(), validation)}  # noqa: B023, E731
+            ledger.run(f"{goal}x, before training", name, 0, measured)
 
 
 def cuts(bench: Bench) -> Iterator[tuple[str, nn.Module]]:
@@ -354,6 +355,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10240)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--goals", nargs="*", type=float, default=list(GOALS), help="times fewer multiply-accumulates")
     parser.add_argument("--rows", nargs="*", help="only these")
     options = parser.parse_args()
     {"choose": choose, "table": table, "compile": compile_, "latency": latency}[options.command](options)
