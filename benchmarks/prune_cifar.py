@@ -3,20 +3,22 @@
     python benchmarks/prune_cifar.py choose               # settings of both tools, on the validation part alone
     python benchmarks/prune_cifar.py table --depth 20 --seeds 3
     python benchmarks/prune_cifar.py table --depth 56 --seeds 1
-    python benchmarks/prune_cifar.py latency --depth 56   # of the same cuts, in ONNX Runtime
+    python benchmarks/prune_cifar.py compile --depth 56   # the same cuts for ONNX Runtime
+    python benchmarks/prune_cifar.py latency --depth 56
 
 Every row starts from the same fine-tuned network, is cut to at most 1/2.1 or 1/2.55 of its multiply-accumulates, and
-sees the same images for the same number of epochs under the same schedule; growing regularisation spends the first
-third of its epochs before the cut. The test set is scored once, after the last epoch. torch-pruning cannot follow the
-padded shortcuts of these networks (its cut does not run), so it is told to leave the residual stream alone.
+sees the same images for the same number of epochs; growing regularisation spends the first third of its epochs before
+the cut. The peak learning rate of each tool is the one of `RATES` that did best for it on validation images. The test
+set is scored once, after the last epoch; the score before training is of validation images. torch-pruning cannot
+follow the padded shortcuts of these networks (its cut does not run), so it is told to leave the residual stream alone.
 Rows named "taught" also learn from the uncut network's answers; the others from labels alone. Data: see `cifar.py`.
 """
 
 import argparse
 import json
+import shutil
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,9 +39,12 @@ from hasten.techniques.prune_filters import PruneFilters
 from hasten.techniques.shrink import Shrink
 from hasten.training import Training, train
 from hasten_bench import environments
+from hasten_bench.material import cache as kept
 from hasten_bench.peers import torch_pruning as peer
 
 GOALS = (2.1, 2.55)
+RATES = (0.05, 0.015, 0.005)
+IMPORTANCES = ("replaceability", "weight_l2", "activation_l2")
 CHOICES = RESULTS / "prune_cifar_choices.json"
 
 
@@ -54,14 +59,14 @@ class Bench:
     schedule: Training
 
     @classmethod
-    def of(cls, depth: int, images_: int, epochs: int) -> "Bench":
+    def of(cls, depth: int, images_: int, epochs: int, rate: float = 0.0) -> "Bench":
         x, y = images("train", max(images_, 1024))
         views = Views(x[:images_], y[:images_], epochs)
         model = dense(depth)
         calibration = [normalised(x[i : i + 128]) for i in range(0, 512, 128)]
         few = [(normalised(x[i : i + 128]), y[i : i + 128]) for i in range(0, 1024, 128)]
         task = hasten.Task(model, EXAMPLE, few, train=few, calibration=calibration, name="cifar10")
-        schedule = Training(epochs=epochs, lr=0.05, schedule="onecycle", weight_decay=5e-4, clip_norm=5.0)
+        schedule = Training(epochs=epochs, lr=rate, schedule="onecycle", weight_decay=5e-4, clip_norm=5.0)
         return cls(depth, model, task, views, schedule)
 
     @property
@@ -70,24 +75,32 @@ class Bench:
         s = self.schedule
         return {
             "network": f"ResNet-{self.depth}", "training_images": len(self.train.x), "epochs": s.epochs,
-            "batch": BATCH, "peak_lr": s.lr, "schedule": s.schedule, "weight_decay": s.weight_decay,
-            "clip_norm": s.clip_norm, "reported": "last epoch, test set",
+            "batch": BATCH, "schedule": s.schedule, "weight_decay": s.weight_decay, "clip_norm": s.clip_norm,
+            "reported": "last epoch, test set",
         }  # fmt: skip
 
+    def at(self, rate: float) -> "Bench":
+        """The same with this peak learning rate."""
+        return replace(self, schedule=replace(self.schedule, lr=rate))
 
-def filters(bench: Bench, goal: float, importance: Any, scope: Any, round_to: int = 1) -> GraphModule:
+
+def filters(
+    bench: Bench, goal: float, importance: Any, scope: Any, round_to: int = 1, refitted: int = 512
+) -> GraphModule:
     """Filters at the smallest share that leaves 1/goal of the work; scope "inner" spares the residual stream."""
     graph = hasten.capture(bench.model, EXAMPLE)
-    wanted = macs(graph) / goal
     inner = [g.name for g in find_channels(graph).groups if g.name.endswith(".conv1")]
 
-    def cut(share: float) -> GraphModule:
+    def cut(share: float, by: Any, samples: int) -> GraphModule:
+        options: dict[str, Any] = {"importance": by, "round_to": round_to, "reconstruct": samples}
         if scope == "inner":
-            ratios = tuple((name, share) for name in inner)
-            return PruneFilters(importance=importance, round_to=round_to, ratios=ratios).apply(graph, bench.task)
-        return PruneFilters(share, importance, scope, round_to=round_to).apply(graph, bench.task)
+            return PruneFilters(ratios=tuple((name, share) for name in inner), **options).apply(graph, bench.task)
+        return PruneFilters(share, scope=scope, **options).apply(graph, bench.task)
 
-    return bisect(cut, wanted)
+    # Where every layer loses the same share, the quickest score leaves as much work as any.
+    quick = importance if scope == "global" else "weight_l2"
+    share = bisect(lambda share: cut(share, quick, 0), macs(graph) / goal)[1]
+    return cut(share, importance, refitted)
 
 
 def blocks(bench: Bench, goal: float) -> GraphModule:
@@ -104,11 +117,13 @@ def blocks(bench: Bench, goal: float) -> GraphModule:
         best = shorter
     if macs(best) <= wanted:
         return best
-    return bisect(lambda share: PruneFilters(share, "weight_l2", "layer", round_to=4).apply(best, bench.task), wanted)
+    narrower = PruneFilters(importance="weight_l2", scope="layer", round_to=4, reconstruct=0)
+    share = bisect(lambda share: replace(narrower, ratio=share).apply(best, bench.task), wanted)[1]
+    return replace(narrower, ratio=share, reconstruct=512).apply(best, bench.task)
 
 
-def bisect(cut: Callable[[float], nn.Module], wanted: float) -> Any:
-    """The cut at the smallest share that leaves at most `wanted` multiply-accumulates."""
+def bisect(cut: Callable[[float], nn.Module], wanted: float) -> tuple[Any, float]:
+    """The cut at the smallest share that leaves at most `wanted` multiply-accumulates, and that share."""
     low, high = 0.01, 0.9
     found = None
     for _ in range(9):
@@ -122,23 +137,23 @@ def bisect(cut: Callable[[float], nn.Module], wanted: float) -> Any:
             found, high = candidate, middle
         else:
             low = middle
-    return found
+    return found, high
 
 
-def theirs(bench: Bench, goal: float, norm: int, everywhere: bool) -> nn.Module:
-    """torch-pruning's group norm over all layers but those that write the residual stream."""
+def theirs(bench: Bench, goal: float, everywhere: bool) -> nn.Module:
+    """torch-pruning's group L2 norm over all layers but those that write the residual stream."""
     tp = torch_pruning()
     wanted = macs(bench.model) / goal
 
     def cut(share: float) -> nn.Module:
         model = duplicate(bench.model).requires_grad_(True)
-        importance = tp.importance.GroupMagnitudeImportance(p=norm)
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
         tp.pruner.BasePruner(
             model, EXAMPLE, importance, pruning_ratio=share, global_pruning=everywhere, ignored_layers=stream(model)
         ).step()
         return model.eval()
 
-    return bisect(cut, wanted)
+    return bisect(cut, wanted)[0]
 
 
 def grown(bench: Bench, goal: float, seed: int) -> nn.Module:
@@ -149,7 +164,9 @@ def grown(bench: Bench, goal: float, seed: int) -> nn.Module:
     make = tp.pruner.GrowingRegPruner
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     pruner = make(model, EXAMPLE, importance, reg=1e-4, delta_reg=1e-4, ignored_layers=stream(model))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=bench.schedule.lr / 5, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     model.train()
     torch.manual_seed(seed)
     for epoch in range(bench.schedule.epochs // 3):
@@ -173,7 +190,7 @@ def grown(bench: Bench, goal: float, seed: int) -> nn.Module:
         ).step()
         return copy.eval()
 
-    return bisect(cut, wanted)
+    return bisect(cut, wanted)[0]
 
 
 def stream(model: Any) -> list[nn.Module]:
@@ -194,121 +211,154 @@ def torch_pruning() -> Any:
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Score and scope for both tools: ResNet-20 at the larger goal, an epoch on labels, judged on validation images."""
-    bench = Bench.of(20, options.images, 1)
-    ledger = Ledger(CHOICES, bench.budget | {"reported": "last epoch, validation", "goal": GOALS[1]})
+    """Scores, scopes and rates of both tools: ResNet-20 at the smaller goal, judged on validation images.
+
+    Cuts of hasten are judged as they are, refitted; torch-pruning's after training, without which they say nothing.
+    """
+    bench, goal = Bench.of(20, options.images, options.epochs), GOALS[0]
+    ledger = Ledger(CHOICES, bench.budget | {"reported": "last epoch, validation", "goal": goal})
     judged = scored("validation")
-    candidates: dict[str, Callable[[], nn.Module]] = {}
-    for importance in ("activation_l2", "weight_l2", "taylor"):
-        for scope in ("global", "layer", "inner"):
-            key = json.dumps(["hasten", importance, scope])
-            candidates[key] = lambda i=importance, s=scope: filters(bench, GOALS[1], i, s)  # type: ignore[misc]
-    for norm in (1, 2):
-        for everywhere in (False, True):
-            key = json.dumps(["torch-pruning", norm, everywhere])
-            candidates[key] = lambda n=norm, e=everywhere: theirs(bench, GOALS[1], n, e)  # type: ignore[misc]
-    for name, cut in candidates.items():
-        ledger.run("choose", name, 0, lambda: labelled_run(bench, cut(), 0, judged))  # noqa: B023
+    if "baseline" not in ledger.document:
+        ledger.note("baseline", {"top1": accuracy(bench.model, judged), "macs": macs(bench.model)})
+    for importance, scope in ((i, s) for s in ("inner", "layer") for i in IMPORTANCES):
+        own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
+        found = lambda: {"macs": macs(own()), "top1": accuracy(own(), judged)}  # noqa: B023, E731
+        ledger.run("hasten cuts", json.dumps([importance, scope]), 0, found)
+    importance, scope = best(ledger.document, "hasten cuts")
+    own = cache(lambda: filters(bench, goal, importance, scope))
+    for rate in RATES:
+        taught = lambda: taught_run(bench.at(rate), own(), 0, judged)  # noqa: B023, E731
+        labels = lambda: labelled_run(bench.at(rate), own(), 0, judged)  # noqa: B023, E731
+        ledger.run("hasten taught", json.dumps([rate]), 0, taught)
+        ledger.run("hasten", json.dumps([rate]), 0, labels)
+        for everywhere in (False, True) if rate == RATES[1] else (False,):
+            cut = lambda: theirs(bench, goal, everywhere)  # noqa: B023, E731
+            run = lambda: labelled_run(bench.at(rate), cut(), 0, judged)  # noqa: B023, E731
+            ledger.run("torch-pruning", json.dumps([rate, everywhere]), 0, run)
 
 
-def chosen(tool: str, first: Any = None) -> list[Any]:
-    """The settings that did best on validation, among those whose first setting is `first`."""
-    rows = json.loads(CHOICES.read_text())["choose"]
-    found = [(entry["mean_top1"], json.loads(name)) for name, entry in rows.items()]
-    return max((top1, row[1:]) for top1, row in found if row[0] == tool and first in (None, row[1]))[1]
+def best(document: dict[str, Any], kind: str) -> list[Any]:
+    """The settings of this kind that did best on validation."""
+    return max((entry["mean_top1"], json.loads(name)) for name, entry in document[kind].items())[1]
 
 
 def labelled_run(bench: Bench, model: nn.Module, seed: int, judged: Any, skipped: int = 0) -> dict[str, Any]:
     """Train on labels alone and score."""
     schedule = replace(bench.schedule, seed=seed, epochs=bench.schedule.epochs - skipped)
-    found = {"macs": macs(model), "top1_before": accuracy(model, judged[:4])}
-    return found | {"top1": accuracy(train(model, bench.train, F.cross_entropy, schedule), judged)}
+    trained = train(model, bench.train, F.cross_entropy, schedule)
+    return {"macs": macs(model), "peak_lr": schedule.lr, "top1": accuracy(trained, judged)}
 
 
 def taught_run(bench: Bench, graph: GraphModule, seed: int, judged: Any) -> dict[str, Any]:
     """Train with the uncut network's answers and score."""
     task = replace(bench.task, train=bench.train)
     schedule = replace(bench.schedule, seed=seed)
-    known = answers(bench.model, bench.train)
-    return {"macs": macs(graph), "top1": accuracy(distilled(graph, task, known, schedule), judged)}
+    trained = distilled(graph, task, answers(bench.model, bench.train), schedule)
+    return {"macs": macs(graph), "peak_lr": schedule.lr, "top1": accuracy(trained, judged)}
 
 
 def table(options: argparse.Namespace) -> None:
     """All rows at both goals, seed by seed."""
     bench = Bench.of(options.depth, options.images, options.epochs)
     ledger = Ledger(RESULTS / f"prune_cifar_resnet{options.depth}.json", bench.budget)
-    test = scored("test")
+    test, validation = scored("test"), scored("validation")
     if "baseline" not in ledger.document:
         ledger.note("baseline", {"top1": accuracy(bench.model, test), "macs": macs(bench.model)})
-    importance, scope = chosen("hasten")
+    found = json.loads(CHOICES.read_text())
+    importance, scope = best(found, "hasten cuts")
+    labels, taught = (bench.at(*best(found, kind)) for kind in ("hasten", "hasten taught"))
+    rate, everywhere = best(found, "torch-pruning")
+    peer_bench = bench.at(rate)
+
+    own = cache(lambda goal: filters(bench, goal, importance, scope))
+    shorter = cache(lambda goal: blocks(bench, goal))
+    peers = cache(lambda goal: theirs(bench, goal, everywhere))
+    rows: dict[str, Callable[[float, int], dict[str, Any]]] = {
+        "hasten filters, taught": lambda goal, seed: taught_run(taught, own(goal), seed, test),
+        "torch-pruning L2": lambda goal, seed: labelled_run(peer_bench, peers(goal), seed, test),
+        "hasten filters": lambda goal, seed: labelled_run(labels, own(goal), seed, test),
+        "hasten blocks, taught": lambda goal, seed: taught_run(taught, shorter(goal), seed, test),
+        "torch-pruning growing": lambda goal, seed: labelled_run(
+            peer_bench, grown(peer_bench, goal, seed), seed, test, options.epochs // 3
+        ),
+        "hasten blocks": lambda goal, seed: labelled_run(labels, shorter(goal), seed, test),
+    }
+    dense_on = lambda: labelled_run(labels, bench.model, seed, test)  # noqa: E731
     for seed in range(options.seeds):
-        ledger.run("dense", "dense, trained on", seed, lambda: labelled_run(bench, bench.model, seed, test))  # noqa: B023
-        for goal in GOALS:
-            own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
-            shorter = cache(lambda: blocks(bench, goal))  # noqa: B023
-            rows: dict[str, Callable[[], dict[str, Any]]] = {
-                "hasten filters, taught": lambda: taught_run(bench, own(), seed, test),  # noqa: B023
-                "torch-pruning L2": lambda: labelled_run(bench, of_norm(bench, goal, 2), seed, test),  # noqa: B023
-                "hasten blocks, taught": lambda: taught_run(bench, shorter(), seed, test),  # noqa: B023
-                "torch-pruning L1": lambda: labelled_run(bench, of_norm(bench, goal, 1), seed, test),  # noqa: B023
-                "torch-pruning growing": lambda: labelled_run(
-                    bench, grown(bench, goal, seed), seed, test, options.epochs // 3  # noqa: B023
-                ),
-                "hasten filters": lambda: labelled_run(bench, own(), seed, test),  # noqa: B023
-                "hasten blocks": lambda: labelled_run(bench, shorter(), seed, test),  # noqa: B023
-            }  # fmt: skip
-            for name, run in rows.items():
-                if options.rows is None or name in options.rows:
-                    ledger.run(f"{goal}x", name, seed, run)
+        for goal in options.goals:
+            for name in options.rows or rows:
+                ledger.run(f"{goal}x", name, seed, lambda: rows[name](goal, seed))  # noqa: B023
+        if options.rows is None:
+            ledger.run("dense", "dense, trained on", seed, dense_on)
+    for goal in options.goals:
+        before: dict[str, Callable[[], nn.Module]] = {
+            "hasten filters": lambda: own(goal),  # noqa: B023
+            "hasten filters, not refitted": lambda: filters(bench, goal, importance, scope, refitted=0),  # noqa: B023
+            "torch-pruning L2": lambda: peers(goal),  # noqa: B023
+        }
+        for name, cut in before.items():
+            measured = lambda: {"macs": macs(cut()), "validation_top1": accuracy(cut(), validation)}  # noqa: B023, E731
+            ledger.run(f"{goal}x, before training", name, 0, measured)
 
 
-def of_norm(bench: Bench, goal: float, norm: int) -> nn.Module:
-    """torch-pruning's cut with the scope that did best for this norm."""
-    return theirs(bench, goal, *chosen("torch-pruning", norm))
+def cuts(bench: Bench) -> Iterator[tuple[str, nn.Module]]:
+    """The dense network and every cut by name; training does not change how long they take."""
+    found = json.loads(CHOICES.read_text())
+    importance, scope = best(found, "hasten cuts")
+    yield "dense", bench.model
+    for goal in GOALS:
+        yield f"{goal}x hasten filters", filters(bench, goal, importance, scope)
+        yield f"{goal}x hasten filters, widths of 8", filters(bench, goal, importance, scope, 8)
+        yield f"{goal}x hasten blocks", blocks(bench, goal)
+        yield f"{goal}x torch-pruning L2", theirs(bench, goal, best(found, "torch-pruning")[1])
+
+
+def artifacts(depth: int) -> Path:
+    """The folder where `compile` leaves them for `latency`."""
+    return kept() / "cifar" / f"cuts-resnet{depth}"
+
+
+def compile_(options: argparse.Namespace) -> None:
+    """Artifacts of the dense network and every cut for ONNX Runtime."""
+    bench = Bench.of(options.depth, BATCH, 1)
+    example = (torch.randn(2, 3, 32, 32),)
+    task = hasten.Task(bench.model, example, holdout=[example[0]])
+    shutil.rmtree(artifacts(options.depth), ignore_errors=True)
+    for name, model in cuts(bench):
+        graph = model if isinstance(model, GraphModule) else hasten.capture(model, example)
+        artifacts(options.depth).mkdir(parents=True, exist_ok=True)
+        hasten.compile(graph, task, "onnxruntime", artifacts(options.depth) / f"{name}.hasten")
+        (artifacts(options.depth) / f"{name}.macs").write_text(str(macs(model)))
+        print(name, macs(model), flush=True)
 
 
 def latency(options: argparse.Namespace) -> None:
-    """Latency at batch 1 and 128 of the dense network and every cut, interleaved; training does not change it."""
-    bench = Bench.of(options.depth, BATCH, 1)
+    """Latency at batch 1 and 128 of what `compile` left, interleaved. On a quiet machine."""
     ledger = Ledger(RESULTS / f"prune_cifar_latency_resnet{options.depth}.json", {"runtime": "onnxruntime"})
-    importance, scope = chosen("hasten")
-    cuts: dict[str, nn.Module] = {"dense": bench.model}
-    for goal in GOALS:
-        cuts[f"{goal}x hasten filters"] = filters(bench, goal, importance, scope)
-        cuts[f"{goal}x hasten filters, widths of 8"] = filters(bench, goal, importance, scope, 8)
-        cuts[f"{goal}x hasten blocks"] = blocks(bench, goal)
-        for norm in (1, 2):
-            cuts[f"{goal}x torch-pruning L{norm}"] = of_norm(bench, goal, norm)
-    example = (torch.randn(2, 3, 32, 32),)
-    task = hasten.Task(bench.model, example, holdout=[example[0]])
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{index}.hasten" for index, name in enumerate(cuts)}
-        for name, path in paths.items():
-            model = cuts[name]
-            graph = model if isinstance(model, GraphModule) else hasten.capture(model, example)
-            hasten.compile(graph, task, "onnxruntime", path)
-        if options.wait is not None:
-            input(options.wait)
-        for batch in (1, 128):
-            times = time_artifacts(list(paths.values()), batch=batch, turns=options.turns)
-            rows = {name: times[str(path)].to_json() | {"macs": macs(cuts[name])} for name, path in paths.items()}
-            ledger.note(f"batch_{batch}", rows)
-            for name, row in rows.items():
-                print(f"batch {batch:3} {name:40} {row['macs'] / 1e6:6.1f} MMAC {row['ratio']:.2f}x", flush=True)
+    paths = sorted(artifacts(options.depth).glob("*.hasten"), key=lambda path: path.stem != "dense")
+    for batch in (1, 128):
+        times = time_artifacts(paths, batch=batch, turns=options.turns)
+        rows: dict[str, Any] = {}
+        for path in paths:
+            work = float(path.with_name(f"{path.name.removesuffix('.hasten')}.macs").read_text())
+            rows[path.name.removesuffix(".hasten")] = times[str(path)].to_json() | {"macs": work}
+        ledger.note(f"batch_{batch}", rows)
+        for name, row in rows.items():
+            print(f"batch {batch:3} {name:40} {row['macs'] / 1e6:6.1f} MMAC {row['ratio']:.2f}x", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("choose", "table", "latency"))
+    parser.add_argument("command", choices=("choose", "table", "compile", "latency"))
     parser.add_argument("--depth", type=int, default=56, choices=(20, 56))
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--images", type=int, default=10240)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--goals", nargs="*", type=float, default=list(GOALS), help="times fewer multiply-accumulates")
     parser.add_argument("--rows", nargs="*", help="only these")
-    parser.add_argument("--wait", help="stop before timing with this prompt")
     options = parser.parse_args()
-    {"choose": choose, "table": table, "latency": latency}[options.command](options)
+    {"choose": choose, "table": table, "compile": compile_, "latency": latency}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def prepare(options: argparse.Namespace) -> None:
         for kind in options.kinds:
             graph = original
             if VERSIONS[kind]:
-                graph = PruneNeurons(RATIO, "weight_l2", "layer", round_to=VERSIONS[kind]).apply(original, task)
+                graph = PruneNeurons(RATIO, "weight_l2", "layer", round_to=VERSIONS[kind], reconstruct=0).apply(
+                    original, task
+                )
             found[kind] = {"macs": total_macs(graph), "parameters": parameter_count(graph)}
             for target in options.targets:
                 path = compiled(name, kind, target)

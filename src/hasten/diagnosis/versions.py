@@ -197,7 +197,7 @@ def _precisions(target: Target) -> list[tuple[Target, str]]:
 def _dry(step: Any) -> Any:
     """The step without what only accuracy needs."""
     given = options_of(step)
-    cheap = {"rounding": "nearest", "bias_correction": False, "samples": 1, "epochs": 0}
+    cheap = {"rounding": "nearest", "bias_correction": False, "samples": 1, "reconstruct": 0, "epochs": 0}
     return make_technique(name_of(step), given | {key: value for key, value in cheap.items() if key in given})
 
 

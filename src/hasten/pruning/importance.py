@@ -3,11 +3,11 @@
 Sources: activation norms as in network trimming (Hu et al. 2016); filter norms (Li et al. 2017, section 3.1), over
 all weights that leave together (Fang et al. 2023, DepGraph, section 3.3); batch norm scales (Liu et al. 2017, Network
 Slimming); first-order Taylor expansion (Molchanov et al. 2019, section 3.1, equation 8); geometric median (He et al.
-2019, FPGM, section 3.3).
+2019, FPGM, section 3.3); the error of the next layers after a refit (`hasten.pruning.replaceability`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.graph.channels import Channels, Group, Unit, attribute
 from hasten.graph.duplicate import duplicate
+from hasten.pruning.replaceability import replaceability
 from hasten.task import Task, calibration_inputs, labelled
 from hasten.training import task_loss
 
-Importance = Literal["activation_l2", "activation_l1", "weight_l2", "weight_l1", "bn_scale", "taylor", "fpgm"]
-IMPORTANCES = ("activation_l2", "activation_l1", "weight_l2", "weight_l1", "bn_scale", "taylor", "fpgm")
+Importance = Literal[
+    "activation_l2", "activation_l1", "weight_l2", "weight_l1", "bn_scale", "taylor", "fpgm", "replaceability"
+]
+IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 
 Scores = dict[int, float]
 """Score of every unit by its id; higher matters more. Comparable within a group only."""
@@ -44,6 +47,7 @@ def unit_scores(
         "bn_scale": lambda: _batch_norm_scale(channels, groups),
         "taylor": lambda: _taylor(channels, groups, task),
         "fpgm": lambda: _geometric_median(channels, groups),
+        "replaceability": lambda: _replaceability(channels, groups, task, samples),
     }
     return scorers[importance]()
 
@@ -112,6 +116,13 @@ class _ActivationSums(Interpreter):
 
     def mean(self, key: tuple[str, int]) -> list[float]:
         return [float(x) for x in self.sums[key] / max(self.counts[key], 1)]
+
+
+def _replaceability(channels: Channels, groups: Sequence[Group], task: Task, samples: int | None) -> Scores:
+    """Error of the layers that read a unit; units that none reads go by their weights."""
+    found = replaceability(channels, groups, calibration_inputs(task, samples))
+    weights = _weight(channels, groups, 2) if any(u.id not in found for g in groups for u in g.units) else {}
+    return weights | found
 
 
 def _weight(channels: Channels, groups: Sequence[Group], power: int) -> Scores:

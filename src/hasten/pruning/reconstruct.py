@@ -6,12 +6,10 @@ residual branches aimed at what their sum lacks (3.3). Here for every convolutio
 whatever was cut.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -20,14 +18,12 @@ from hasten.graph.lockstep import Frontier, affordable
 from hasten.graph.parameters import tensor_of
 from hasten.graph.surgery import Cut
 from hasten.pruning.least_squares import Fit, Moments, refit
+from hasten.pruning.rows import MOST_INPUTS, Rows, reads_all_channels, rows_for
 from hasten.task import Inputs
 
 aten = torch.ops.aten
 
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 _ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
-_MOST_INPUTS = 8192  # a matrix of their products is 0.5 GB
-_ROWS_PER_INPUT, _FEWEST_ROWS = 6, 4096
 _MEMORY_BYTES = 1e9
 _SAME = 1e-5
 _FAINTEST = 1e-2
@@ -109,7 +105,7 @@ class _Walk:
 
     def __init__(self, pruned: GraphModule, cut: Cut, old: Frontier, new: Frontier) -> None:
         self.graph, self.cut, self.old, self.new = pruned, cut, old, new
-        self.generator = torch.Generator().manual_seed(0)
+        self.sampled = Rows()
 
     def go(self) -> int:
         count = 0
@@ -133,14 +129,12 @@ class _Walk:
         return count
 
     def _layer(self, node: Node) -> _Layer | None:
-        if node.target is not aten.linear.default and node.target not in _CONVOLUTIONS:
+        if not reads_all_channels(node):
             return None
         weight = self._own(node.args[1])
         given = node.args[2] if len(node.args) > 2 else None
         bias = self._own(given)
-        if weight is None or (given is not None and bias is None) or (len(node.args) > 6 and node.args[6] != 1):
-            return None
-        if weight[0].numel() > _MOST_INPUTS:
+        if weight is None or (given is not None and bias is None) or weight[0].numel() > MOST_INPUTS:
             return None
         (user, *others) = node.users or (None,)
         norm = self._norm(user) if isinstance(user, Node) and not others else None
@@ -223,13 +217,10 @@ class _Walk:
         assert isinstance(source, Node)
         inputs, outputs = layer.weight[0].numel(), len(layer.weight)
         halves = Moments.zero(inputs, outputs), Moments.zero(inputs, outputs)
-        wanted = max(_FEWEST_ROWS, _ROWS_PER_INPUT * inputs) / len(self.new)
+        wanted = rows_for(inputs) / len(self.new)
         for batch, answer in enumerate(self.old.behind(name)):
             target = self._left(name, answer) + self._lacking(layer, batch, slope)
-            if layer.node.target is aten.linear.default:
-                z, y = self._rows(self.new.value(batch, source.name), target, wanted)
-            else:
-                z, y = self._patches(layer, self.new.value(batch, source.name), target, wanted)
+            z, y = self.sampled(layer.node, layer.weight, self.new.value(batch, source.name), target, wanted)
             for half in (0, 1):
                 halves[half].add(z[half::2].flatten(0, 1), y[half::2].flatten(0, 1))
         return halves
@@ -246,31 +237,6 @@ class _Walk:
         factor = torch.where(faint, 0.0, 1 / torch.where(faint, 1.0, slope))
         channel = lacking.ndim - 1 if layer.node.target is aten.linear.default else 1
         return lacking * factor.view([-1 if dim == channel else 1 for dim in range(lacking.ndim)])
-
-    def _rows(self, x: Tensor, y: Tensor, wanted: float) -> tuple[Tensor, Tensor]:
-        """[N, P, inputs] and [N, P, outputs] of P positions of every sample."""
-        x, y = (v.unsqueeze(1) if v.ndim == 2 else v.flatten(1, -2) for v in (x.float(), y.float()))
-        sample, position = self._positions(len(x), x.shape[1], wanted)
-        return x[sample, position], y[sample, position]
-
-    def _patches(self, layer: _Layer, x: Tensor, y: Tensor, wanted: float) -> tuple[Tensor, Tensor]:
-        """[N, P, inputs * kernel] and [N, P, outputs] of P positions of every sample."""
-        space = x.ndim - 2
-        given = [*layer.node.args[3:6], *(1, 0, 1)[len(layer.node.args[3:6]) :]]
-        stride, padding, dilation = ([v] * space if isinstance(v, int) else list(v) * (space // len(v)) for v in given)  # type: ignore[arg-type, call-overload]
-        x = F.pad(x.float(), [p for each in reversed(padding) for p in (each, each)])
-        for dim, size in enumerate(layer.weight.shape[2:]):
-            x = x.unfold(2 + dim, dilation[dim] * (size - 1) + 1, stride[dim])
-        x = x[(..., *(slice(None, None, d) for d in dilation))]
-        sample, flat = self._positions(len(x), math.prod(y.shape[2:]), wanted)
-        where = torch.unravel_index(flat, y.shape[2:])
-        return x[(sample, slice(None), *where)].flatten(2), y.float()[(sample, slice(None), *where)]
-
-    def _positions(self, samples: int, positions: int, wanted: float) -> tuple[Tensor, Tensor]:
-        """[N, 1] and [N, P]: P different positions of every sample, all of them if that is not too many."""
-        count = min(positions, math.ceil(wanted / samples))
-        order = torch.rand(samples, positions, generator=self.generator).argsort(1)
-        return torch.arange(samples)[:, None], order[:, :count]
 
     def _rescale(self, norm: _Norm) -> None:
         """Fit scale and shift of a batch norm whose input changed, with the statistics it now has."""

@@ -189,8 +189,9 @@ class Candidates:
         return _damaged(Architecture(name, steps, result["merit"], 0.0, self.finish), result)
 
     def _cost(self, shares: Shares) -> float | None:
-        # Which units go does not matter to the time, so the quickest score will do.
-        result = probe(self.session, steps_of(self.stages, shares, self.curves, "weight_l2"), self.finish)
+        # Neither which units go nor what the others answer matters to the time, so the quickest way will do.
+        steps = steps_of(self.stages, shares, self.curves, "weight_l2", refitted=False)
+        result = probe(self.session, steps, self.finish)
         if "failure" in result:
             return None
         if self.model is not None:
@@ -268,7 +269,7 @@ def _half(session: Session) -> Steps:
     """What cuts all that can be cut exactly by a half; empty where that is nothing."""
     graph, _ = session.bench.graphs.after((), {})
     stages = find_stages(graph, 1)
-    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2")
+    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2", refitted=False)
 
 
 def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:

@@ -19,6 +19,7 @@ Shares = Mapping[str, float]
 
 _LARGEST = 0.875
 _SCORED_SAMPLES = 128
+_REFITTED_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,18 @@ def find_stages(graph: GraphModule, count: int) -> list[Stage]:
     return stages
 
 
-def steps_of(stages: list[Stage], shares: Shares, curves: Curves, importance: str) -> tuple[Technique, ...]:
-    """The pruning steps that remove `shares` (by stage); within a stage, groups that bear it lose more."""
+def steps_of(
+    stages: list[Stage], shares: Shares, curves: Curves, importance: str, *, refitted: bool = True
+) -> tuple[Technique, ...]:
+    """The pruning steps that remove `shares` (by stage); within a stage, groups that bear it lose more.
+
+    Args:
+        stages: From `find_stages`.
+        shares: What to remove.
+        curves: Damage by group.
+        importance: What units are scored by.
+        refitted: Whether the layers left are refitted, which changes what the network answers, not how fast it is.
+    """
     steps = []
     for technique in KINDS:
         own = [s for s in stages if s.technique == technique and shares.get(s.name, 0.0) > 0]
@@ -70,8 +81,7 @@ def steps_of(stages: list[Stage], shares: Shares, curves: Curves, importance: st
                 "importance": importance,
                 "round_to": min(stage.round_to for stage in own),
                 "samples": _SCORED_SAMPLES,
-                # Whoever asks for the quickest score wants the network's speed alone.
-                "reconstruct": 0 if importance == "weight_l2" else _SCORED_SAMPLES,
+                "reconstruct": _REFITTED_SAMPLES if refitted else 0,
             }
             steps.append(make_technique(technique, options))
     return tuple(steps)
