@@ -49,11 +49,17 @@ class Artifact:
         return self._json("measurements.json")
 
     def save(self, path: str | os.PathLike[str]) -> "Artifact":
-        """Copy the artifact to `path`, which must not exist yet; it appears there complete or not at all."""
+        """Copy the artifact to `path`, which must not exist yet; it appears there complete or not at all.
+
+        Raises:
+            InvalidInput: Not an artifact, changed since it was written, or `path` exists or cannot be written.
+        """
         goal = Path(path)
         check_free(goal)
+        check_files(self.path, self.manifest, besides={seal.SEAL})
         with _appearing(goal) as scratch:
-            shutil.copytree(self.path, scratch, dirs_exist_ok=True)
+            # A link that came meanwhile stays one, and is refused by whoever loads the copy.
+            shutil.copytree(self.path, scratch, symlinks=True, dirs_exist_ok=True)
         return Artifact(goal)
 
     def load(self) -> "LoadedProgram":
@@ -248,7 +254,7 @@ def _deviation(found: np.ndarray, stored: np.ndarray) -> float:
 
 def check_free(goal: Path) -> None:
     """Raise `InvalidInput` if there is anything where an artifact is to be written."""
-    if goal.exists():
+    if os.path.lexists(goal):
         raise InvalidInput(f"The artifact's folder must not exist yet, but {goal} does. Remove it or name another.")
 
 
@@ -269,6 +275,11 @@ class _appearing:  # noqa: N801  (a context manager, used like a function)
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._scratch.chmod(0o755)
-            self._scratch.rename(self._goal)
+            try:
+                self._scratch.rename(self._goal)
+            except OSError as error:  # another process was there first
+                shutil.rmtree(self._scratch, ignore_errors=True)
+                check_free(self._goal)
+                raise InvalidInput(f"{self._goal} must be a name that can be written, but: {error}") from error
         else:
             shutil.rmtree(self._scratch, ignore_errors=True)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -359,3 +360,29 @@ def test_hostile_recipes_are_refused(text: str) -> None:
 def test_reading_is_bounded_whatever_the_size_is_said_to_be() -> None:
     with pytest.raises(InvalidInput, match="must be at most 4 bytes"):
         read_json(Path("/proc/self/status"), 4)  # its stated size is 0
+
+
+def test_two_that_write_to_one_name_leave_one_whole_artifact(artifact: Path, tmp_path: Path) -> None:
+    goal = tmp_path / "x.hasten"
+    code = "import sys; from pathlib import Path; from hasten.artifact import Artifact\nprint('ready', flush=True)\n"
+    code += "sys.stdin.read()\nArtifact(Path(sys.argv[1])).save(sys.argv[2])"
+    command = [sys.executable, "-c", code, str(artifact), str(goal)]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    told = [process.communicate()[1] for process in started]
+    assert sorted(process.returncode for process in started) == [0, 1, 1, 1]
+    assert sum("must not exist yet" in words for words in told) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["x.hasten"]
+    load(goal)
+
+
+def test_what_a_link_leads_to_is_not_copied(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (copy / "recipe.yaml").unlink()
+    (copy / "recipe.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidInput, match="must hold no links"):
+        Artifact(copy).save(tmp_path / "shared.hasten")
+    assert not (tmp_path / "shared.hasten").exists()
