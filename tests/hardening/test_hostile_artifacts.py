@@ -301,6 +301,7 @@ def test_archives_of_arrays_hold_what_they_say(tmp_path: Path, kind: str) -> Non
 def test_a_plan_uses_only_what_it_made(tmp_path: Path) -> None:
     Plan((Value("x", "float32", (None,)),), (), ("x",), {}).save(tmp_path)
     document = json.loads((tmp_path / "plan.json").read_text())
+    broken: Any
     for broken in (
         document | {"outputs": ["__class__"]},
         document | {"calls": [["y", "aten.relu", {"self": {"node": "z"}}, "", []]]},

@@ -26,7 +26,7 @@ _DROP_FROM_BOUNDING_SET, _OVERRIDE_PERMISSIONS, _READ_ALL = 24, 1, 2
 def test_a_disk_that_fills_up_ends_the_search_and_a_resume_goes_on(
     digits_task: hasten.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_after: int
 ) -> None:
-    written = []
+    written: list[bytes] = []
     append = journal._append
 
     def until_full(path: Path, data: bytes) -> None:
