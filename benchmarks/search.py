@@ -198,7 +198,7 @@ def _against(peers: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="*", default=list(WORK), choices=[*WORK, []])
+    parser.add_argument("work", nargs="*", choices=[*WORK, []])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", default="auto")
@@ -213,7 +213,7 @@ def main() -> None:
     if given.kept:
         print(table(rows))
         return
-    for work in given.work:
+    for work in given.work or WORK:
         for seed in range(given.seeds):
             same = (work, given.minutes, seed)
             rows = [row for row in rows if (row["work"], row["minutes"], row["seed"]) != same]
