@@ -33,6 +33,7 @@ from hasten.search.packing import ship_each, ship_final
 from hasten.search.post_training import post_training
 from hasten.search.progress import Listener, Silent
 from hasten.search.race import train_and_race
+from hasten.search.retime import retime, with_new_times
 from hasten.search.session import OutOfTime, Session
 from hasten.search.ship import remove_candidates
 from hasten.search.space import usable_targets
@@ -160,7 +161,10 @@ def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
     """All phases by cost, until they or the time are over."""
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials.append(Trial.from_json(journal.once("trial", "original", session.bench.original_on_record)))
-    phases: list[tuple[str, Callable[[], None]]] = [("post-training", lambda: post_training(session, usable))]
+    phases: list[tuple[str, Callable[[], None]]] = [
+        ("post-training", lambda: post_training(session, usable)),
+        ("timing again", lambda: retime(session)),
+    ]
     trains = budget.training and (session.bench.task.train is not None or budget.minutes is not None)
     if trains and budget.limits and len(usable) > 1:
         why = "room under the limits of one judged target says nothing about another; search for one at a time to train"
@@ -179,7 +183,7 @@ def _try_all(session: Session, usable: Mapping[str, type[Target]]) -> None:
 
 def _finals(session: Session) -> Finals:
     journal, budget, listener = session.journal, session.budget, session.listener
-    session.trials[:] = [Trial.from_json(event) for event in journal.read("trial")]
+    session.trials[:] = with_new_times([Trial.from_json(event) for event in journal.read("trial")], journal)
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
     holdout, binary = session.bench.holdout, is_binary(session.bench.baseline_scores)
     counts = (len(holdout.search), len(holdout.certify)) if binary else None
