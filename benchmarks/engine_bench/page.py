@@ -108,6 +108,7 @@ _SERVERS = {
 _COLUMNS = (
     "throughput / runtime alone",
     "server CPU per request beyond the model, us",
+    "the same / the model's CPU time",
     "p50 of one client / model time",
     "p99 / p50, 16 clients",
 )

@@ -13,10 +13,14 @@ import hasten
 from engine_bench.load import run, v2_binary
 from engine_bench.serving import Served, hasten_server
 
+_PATIENCE_S = 900.0
+_LONGEST_STEP_S = 3.0
+
 
 def soak(path: Path, minutes: float, clients: int = 8) -> dict[str, Any]:
     """Requests of changing sizes and values from several clients, with a reload every few seconds.
 
+    A machine that stops this and the server for a while (SIGSTOP) stops the clock of the soak too.
     Memory growth is that between the first fifth and the last fifth of the time, by least squares per hour.
     """
     program = hasten.load(path, options={"threads": 1})
@@ -26,7 +30,7 @@ def soak(path: Path, minutes: float, clients: int = 8) -> dict[str, Any]:
         generator.normal(size=(rows, *shape)).astype(np.float32) for rows in (1, 1, 2, 3, 5, 8) for _ in range(8)
     ]
     answers = [program(x)[0] for x in requests]
-    with hasten_server(path) as running:
+    with hasten_server(path, "--timeout-s", str(_PATIENCE_S)) as running:
         counts, memory = run(_drive(running, requests, answers, 60 * minutes, clients))
     settled = memory[len(memory) // 5 :]
     times, values = np.array(settled).T if settled else (np.zeros(1), np.zeros(1))
@@ -46,17 +50,16 @@ async def _drive(
 ) -> tuple[dict[str, int], list[tuple[float, int]]]:
     counts = {"answers": 0, "lost": 0, "swapped or wrong": 0, "reloads": 0}
     memory: list[tuple[float, int]] = []
-    start = time.perf_counter()
-    end = start + seconds
+    ran_s = 0.0
 
     async def client(number: int) -> None:
         generator = np.random.default_rng(number)
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        while time.perf_counter() < end:
+        while ran_s < seconds:
             which = int(generator.integers(len(requests)))
             writer.write(v2_binary(requests[which]))
             try:
-                body, size = await asyncio.wait_for(_read(reader), 30)
+                body, size = await asyncio.wait_for(_read(reader), _PATIENCE_S)
             except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
                 counts["lost"] += 1
                 reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
@@ -67,12 +70,15 @@ async def _drive(
         writer.close()
 
     async def watch() -> None:
-        while time.perf_counter() < end:
-            memory.append((time.perf_counter() - start, running.memory_bytes()))
+        nonlocal ran_s
+        while ran_s < seconds:
+            memory.append((ran_s, running.memory_bytes()))
+            before = time.perf_counter()
             await asyncio.sleep(1)
+            ran_s += min(_LONGEST_STEP_S, time.perf_counter() - before)
 
     async def reload() -> None:
-        while time.perf_counter() + 5 < end:
+        while ran_s + 5 < seconds:
             await asyncio.sleep(5)
             reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
             writer.write(b"POST /v2/repository/models/net/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")

@@ -11,7 +11,8 @@ from hasten.engine.runner import Runner, example_rows
 
 _KNEE = 0.97
 _LARGEST = 64
-_CALLS = 20
+# Calls of every lane: fewer of larger batches, or a start would be spent on them.
+_CALLS, _FEWEST_CALLS = 20, 8
 # What the engine spends on a batch beside the call: waking threads, gathering, handing answers back (measured:
 # docs/decisions/2026-11-28-engine-quiet.md).
 _HANDLING_S = 60e-6
@@ -48,7 +49,8 @@ def profile(runners: Sequence[Runner], *, largest: int = _LARGEST, seconds: floa
         sizes = [runner.fixed or batch for runner in runners]
         last = all(runner.fixed for runner in runners) or 2 * batch > largest
         spent = max(0.0, deadline - time.perf_counter()) * (1.0 if last else 0.3)
-        for times, size, median in zip(found, sizes, run_together(runners, sizes, spent, _CALLS), strict=True):
+        calls = max(_FEWEST_CALLS, _CALLS // batch)
+        for times, size, median in zip(found, sizes, run_together(runners, sizes, spent, calls), strict=True):
             times[size] = median
         # Three sizes at least, or nothing is known about batching; unless the smallest alone takes all the time.
         out_of_time = time.perf_counter() >= deadline and (len(found[0]) >= 3 or max(found[0].values()) > seconds / 4)
