@@ -30,6 +30,7 @@ def tune(tasks: Sequence[Any], limit_s: float) -> tuple[Any, dict[str, Any]]:
     Returns:
         The database, and `tuned` (kernels with a candidate), `candidates`, `failed` ones and `tuning_s`.
     """
+    import tvm.s_tir.tensor_intrin  # noqa: F401  (the tuner's first import of it takes as long as a short limit)
     from tvm.s_tir import meta_schedule
 
     database = meta_schedule.database.MemoryDatabase()
