@@ -30,6 +30,7 @@ def tune(tasks: Sequence[Any], limit_s: float) -> tuple[Any, dict[str, Any]]:
     Returns:
         The database, and `tuned` (kernels with a candidate), `candidates`, `failed` ones and `tuning_s`.
     """
+    import tvm.s_tir.tensor_intrin  # noqa: F401  (the tuner's first import of it takes as long as a short limit)
     from tvm.s_tir import meta_schedule
 
     database = meta_schedule.database.MemoryDatabase()
@@ -40,7 +41,10 @@ def tune(tasks: Sequence[Any], limit_s: float) -> tuple[Any, dict[str, Any]]:
     if limit_s > 0 and tasks:
         with tempfile.TemporaryDirectory() as logs:
             integration = meta_schedule.relax_integration
-            contexts, weights = integration.extracted_tasks_to_tune_contexts(list(tasks), logs, seed=0, num_threads=1)
+            # Evolution breeds for tens of seconds between measurements, and needs a learned cost model to gain by it.
+            contexts, weights = integration.extracted_tasks_to_tune_contexts(
+                list(tasks), logs, strategy="replay-trace", seed=0, num_threads=1
+            )
             with contextlib.suppress(_TimeIsUp):
                 meta_schedule.tune.tune_tasks(
                     tasks=contexts,
@@ -48,7 +52,7 @@ def tune(tasks: Sequence[Any], limit_s: float) -> tuple[Any, dict[str, Any]]:
                     work_dir=logs,
                     max_trials_global=_NO_END,
                     num_trials_per_iter=_AT_ONCE,
-                    builder=_builder(modules),
+                    builder=_builder(modules, started + limit_s),
                     runner=_runner(modules, started + limit_s, counts),
                     database=database,
                     cost_model="random",
@@ -58,8 +62,8 @@ def tune(tasks: Sequence[Any], limit_s: float) -> tuple[Any, dict[str, Any]]:
     return database, {"tuned": tuned, **counts, "tuning_s": round(time.monotonic() - started, 1)}
 
 
-def _builder(modules: dict[str, Any]) -> Any:
-    """Compiles candidates into `modules`, under names that the runner gets."""
+def _builder(modules: dict[str, Any], end: float) -> Any:
+    """Compiles candidates into `modules`, under names that the runner gets, until `end` of the monotonic clock."""
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule.builder import BuilderResult, PyBuilder
     from tvm.s_tir.meta_schedule.builder.local_builder import default_build
@@ -70,6 +74,8 @@ def _builder(modules: dict[str, Any]) -> Any:
             return [self.one(entry) for entry in build_inputs]
 
         def one(self, entry: Any) -> Any:
+            if time.monotonic() > end:
+                return BuilderResult(None, "the time is up")
             try:
                 module = default_build(entry.mod, entry.target, None)
             except Exception as error:
