@@ -78,7 +78,7 @@ def settled_norms(model: nn.Module, x: Tensor) -> nn.Module:
     """Batch norms with statistics of the data and scales of their own."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # type: ignore[assignment]
+            module.momentum = None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
     model.train()(x)
@@ -123,6 +123,7 @@ def test_what_others_can_say_is_lost_without_a_trace() -> None:
     torch.manual_seed(0)
     model = Residual()
     for tensor in (model.a.weight, model.a.bias, model.c.weight, model.c.bias):
+        assert tensor is not None
         tensor.data[:3] = tensor.data[3:6]
     x = torch.randn(128, 3, 16, 16)
     settled_norms(model, x)
@@ -194,10 +195,10 @@ def test_least_squares_finds_the_map_and_keeps_what_is_good_enough() -> None:
         for rows in part.split(50):
             moments.add(rows, rows @ true.mT + shift)
         halves.append(moments)
-    found = refit(torch.zeros(4, 10), *halves, torch.ones(4), shifted=True)
+    found = refit(torch.zeros(4, 10), halves[0], halves[1], torch.ones(4), shifted=True)
     torch.testing.assert_close(found.weight, true, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found.shift, shift, atol=1e-3, rtol=1e-3)
-    kept = refit(true, *halves, torch.ones(4), shifted=True)
+    kept = refit(true, halves[0], halves[1], torch.ones(4), shifted=True)
     torch.testing.assert_close(kept.weight, true, atol=1e-9, rtol=0)
     assert float(found.squared_error(halves[1]).max()) < 1e-5
 
@@ -211,7 +212,7 @@ def test_rows_that_say_nothing_change_nothing() -> None:
         moments, z = Moments.zero(40, 3), torch.randn(30, 40).double()
         moments.add(z, z @ before.mT + torch.randn(30, 3).double())
         halves.append(moments)
-    found = refit(before, *halves, torch.ones(3), shifted=False)
+    found = refit(before, halves[0], halves[1], torch.ones(3), shifted=False)
     assert found.ridge is None
     assert torch.equal(found.weight, before)
     assert not found.shift.any()

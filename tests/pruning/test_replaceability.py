@@ -18,7 +18,8 @@ class Convolutions(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 5, 3, padding=1)
         self.a.weight.data[5] = self.a.weight.data[0] + self.a.weight.data[1]
-        self.a.bias.data[5] = self.a.bias.data[0] + self.a.bias.data[1]  # type: ignore[index]
+        assert self.a.bias is not None
+        self.a.bias.data[5] = self.a.bias.data[0] + self.a.bias.data[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.a(x))

@@ -21,7 +21,9 @@ def _task(shift: float) -> hasten.Task:
         net.train()
         for _ in range(40):
             net(x)
-    cast(nn.BatchNorm2d, net[1]).running_mean += shift  # type: ignore[operator]
+    mean = cast(nn.BatchNorm2d, net[1]).running_mean
+    assert mean is not None
+    mean += shift
     return hasten.Task(
         net.eval(), (x[:8],), list(x[:64].split(16)), train=list(zip(x.split(16), [None] * 6, strict=True))
     )

@@ -1,3 +1,5 @@
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ def test_convolutional_networks_take_nhwc_unless_they_refuse() -> None:
     pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     assert takes_channels_last(pooled, (images,))
     assert takes_channels_last(hasten.capture(pooled, (images,)), (images,))
-    assert pooled[0].weight.is_contiguous()
+    assert cast(nn.Conv2d, pooled[0]).weight.is_contiguous()
     assert not takes_channels_last(Viewed(), (images,))
     assert not takes_channels_last(nn.Linear(3, 2), (torch.randn(4, 3),))
     assert not takes_channels_last(nn.Linear(8, 2), (images,))

@@ -39,7 +39,8 @@ class Rescale:
         """Integers [N, out] int64 of accumulators [N, out]."""
         multiplier = np.repeat(self.multiplier, sums.shape[1] // len(self.multiplier))
         rounded = (sums * multiplier + (self.zero_point << self.shift) + (1 << self.shift >> 1)) >> self.shift
-        return np.clip(rounded, self.low, self.high)
+        clipped: np.ndarray = np.clip(rounded, self.low, self.high)
+        return clipped
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Convolution:
         for r, s in np.ndindex(*self.weight.shape[2:]):
             part = x[..., r * dh : r * dh + (high - 1) * sh + 1 : sh, s * dw : s * dw + (wide - 1) * sw + 1 : sw]
             made += weight[..., r, s] @ part.reshape(*part.shape[:3], -1)
-        sums = made.reshape(len(q), len(self.bias), -1).astype(np.int64) + self.bias[:, None]
+        sums: np.ndarray = made.reshape(len(q), len(self.bias), -1).astype(np.int64) + self.bias[:, None]
         return sums.reshape(len(q), -1)
 
 

@@ -31,8 +31,11 @@ class Moments:
     @classmethod
     def zero(cls, inputs: int, outputs: int) -> "Moments":
         """No rows yet."""
-        shapes = ((inputs, inputs), (inputs, outputs), (outputs,), (inputs,), (outputs,))
-        return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        return cls(zeros(inputs, inputs), zeros(inputs, outputs), zeros(outputs), zeros(inputs), zeros(outputs))
 
     def add(self, z: Tensor, y: Tensor) -> None:
         """Count in rows z [rows, inputs] and y [rows, outputs]."""

@@ -1,6 +1,7 @@
 """What a linear layer or a convolution reads and answers, as rows: every layer is a matrix product on them."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ _ROWS_PER_INPUT, _FEWEST_ROWS = 6, 4096
 def reads_all_channels(node: Node) -> bool:
     """Whether `node` is a linear layer, or a convolution of one group."""
     if node.target in _CONVOLUTIONS:
-        return len(node.args) < 7 or node.args[6] == 1
+        return len(node.args) < 7 or bool(node.args[6] == 1)
     return node.target is aten.linear.default
 
 
@@ -53,8 +54,8 @@ class Rows:
             return x[sample, position], y[sample, position]
         patches = _patches(node, weight, x)
         sample, flat = self._positions(len(x), math.prod(y.shape[2:]), wanted)
-        where = torch.unravel_index(flat, y.shape[2:])
-        return patches[(sample, slice(None), *where)].flatten(2), y[(sample, slice(None), *where)]
+        where: tuple[Any, ...] = (sample, slice(None), *torch.unravel_index(flat, y.shape[2:]))
+        return patches[where].flatten(2), y[where]
 
     def _positions(self, samples: int, positions: int, wanted: float) -> tuple[Tensor, Tensor]:
         """[N, 1] and [N, P]: P different positions of every sample, all of them if that is not too many."""
@@ -70,10 +71,11 @@ def _patches(node: Node, weight: Tensor, x: Tensor) -> Tensor:
     x = F.pad(x, [p for each in reversed(padding) for p in (each, each)])
     for dim, size in enumerate(weight.shape[2:]):
         x = x.unfold(2 + dim, dilation[dim] * (size - 1) + 1, stride[dim])
-    return x[(..., *(slice(None, None, step) for step in dilation))]
+    every: tuple[Any, ...] = (..., *(slice(None, None, step) for step in dilation))
+    return x[every]
 
 
-def _each(value: object, dims: int) -> list[int]:
+def _each(value: Any, dims: int) -> list[int]:
     """A number for every dimension, as ATen's convolutions read an argument."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return values * (dims // len(values))

@@ -32,7 +32,7 @@ def diagnosis_tables(found: dict[str, Any], rows: int = _ROWS, width: int = 80) 
 
 def _quickest(found: dict[str, Any]) -> str:
     """The quickest program that has the subject's own layers."""
-    whole = {v["name"] for v in found["versions"] if not _half(v)} & set(found["latency"]) or {found["now"]}
+    whole: set[str] = {v["name"] for v in found["versions"] if not _half(v)} & set(found["latency"]) or {found["now"]}
     return max(whole, key=lambda name: float(found["latency"][name]["ratio"]))
 
 

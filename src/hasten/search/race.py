@@ -284,7 +284,7 @@ def _with_few_batches(task: Task) -> Task:
     """The task with the first batches alone to train on, wherever they come from."""
     source = next(name for name in ("train", "calibration", "holdout") if getattr(task, name) is not None)
     few = _First(getattr(task, source), min(_TIMED_BATCHES, len(Pairs.of(task))))
-    return replace(task, **{source: few})
+    return replace(task, **{source: few})  # type: ignore[arg-type]
 
 
 def _learned_step_s(trial: Trial, setup_s: float) -> float:

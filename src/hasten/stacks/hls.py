@@ -91,7 +91,7 @@ def _layers(net: IntegerNet) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     first = net.layers[0]
     shape = _last(first.shape) if isinstance(first, Convolution) else [first.weight.shape[1]]
     layers: list[dict[str, Any]] = [{"class_name": "InputLayer", "name": "input", "input_shape": shape}]
-    types = {"input": {"Precision": {"result": _integer(net.input_low, net.input_high)}}}
+    types: dict[str, dict[str, Any]] = {"input": {"Precision": {"result": _integer(net.input_low, net.input_high)}}}
     image: tuple[int, ...] | None = None
 
     def add(layer: dict[str, Any], precision: dict[str, str], reuse: int = 1) -> None:
