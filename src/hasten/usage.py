@@ -53,7 +53,7 @@ class Command(TyperCommand):
     def _records(self, ctx: Any, kind: str) -> list[tuple[str, str]]:
         shown = [p for p in self.get_params(ctx) if p.param_type_name == kind]
         if kind == "argument":
-            return [(str(p.metavar or p.human_readable_name), str(getattr(p, "help", None) or "")) for p in shown]
+            return [(str(p.metavar or p.name), str(getattr(p, "help", None) or "")) for p in shown]
         records = [record for p in shown if (record := p.get_help_record(ctx))]
         return [(name, help.replace("  [default: ", " [")) for name, help in records]
 
