@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def compile(folder: Path, clock_mhz: float) -> dict[str, Any]:
 
     if not shutil.which("g++"):
         raise Unsupported("The simulation of HLS must have a C++ compiler, but g++ is not on PATH: apt install g++.")
-    net, samples = IntegerNet.load(folder), np.load(folder / "samples.npy")
+    given, samples = IntegerNet.load(folder), np.load(folder / "samples.npy")
+    net, samples = _centred(given), samples - given.input_zero_point
+    net.save(folder)
     layers, types = _layers(net)
     backend = hls4ml.backends.get_backend("Vitis")
     stream = any(isinstance(layer, Convolution) for layer in net.layers)
@@ -63,7 +66,7 @@ def compile(folder: Path, clock_mhz: float) -> dict[str, Any]:
     config |= {"OutputDir": str(folder / "hls"), "ProjectName": NAME, "Backend": "Vitis", "Stamp": NAME}
     model_wide = {"Precision": {"default": _SUM}, "ReuseFactor": 1, "Strategy": "Resource"}
     config["HLSConfig"] = {"Model": model_wide, "LayerName": types}
-    model = hls4ml.model.ModelGraph.from_layer_list(config, layers, ["input"], [layers[-1]["name"]])
+    model = hls4ml.model.ModelGraph.from_layer_list(config, layers, ["samples"], [layers[-1]["name"]])
     model.compile()
     expected = net.run(samples)
     arranged = _arranged(samples, net)
@@ -86,12 +89,21 @@ def compile(folder: Path, clock_mhz: float) -> dict[str, Any]:
     return report
 
 
+def _centred(net: IntegerNet) -> IntegerNet:
+    """The same network on input integers whose zero point is 0, which is what hls4ml pads with."""
+    zero, first = net.input_zero_point, net.layers[0]
+    bias = first.bias + zero * first.weight.reshape(len(first.weight), -1).sum(axis=1)
+    first = replace(first, bias=bias, border=0) if isinstance(first, Convolution) else replace(first, bias=bias)
+    low, high = net.input_low - zero, net.input_high - zero
+    return replace(net, input_zero_point=0, input_low=low, input_high=high, layers=(first, *net.layers[1:]))
+
+
 def _layers(net: IntegerNet) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """hls4ml's description of every layer, and the types of each by its name."""
     first = net.layers[0]
     shape = _last(first.shape) if isinstance(first, Convolution) else [first.weight.shape[1]]
-    layers: list[dict[str, Any]] = [{"class_name": "InputLayer", "name": "input", "input_shape": shape}]
-    types: dict[str, dict[str, Any]] = {"input": {"Precision": {"result": _integer(net.input_low, net.input_high)}}}
+    layers: list[dict[str, Any]] = [{"class_name": "InputLayer", "name": "samples", "input_shape": shape}]
+    types: dict[str, dict[str, Any]] = {"samples": {"Precision": {"result": _integer(net.input_low, net.input_high)}}}
     image: tuple[int, ...] | None = None
 
     def add(layer: dict[str, Any], precision: dict[str, str], reuse: int = 1) -> None:
