@@ -59,8 +59,8 @@ def test_the_certified_score_is_that_of_the_shipped_program(result: hasten.Resul
 
 def test_every_trial_is_on_record(result: hasten.Result) -> None:
     events = Journal(result.folder / "journal.jsonl").read()
-    # The best so far is kept every few seconds, so on a slow machine it is also on record ("kept").
-    lasting = [e["event"] for e in events if e["event"] != "kept"]
+    # On a noisy machine the fastest are timed again ("retimed"); every better trial is "kept".
+    lasting = [e["event"] for e in events if e["event"] not in ("kept", "retimed")]
     assert lasting == ["begin", *["trial"] * len(result.trials), "finalists", "finals", "end"]
     assert [e["number"] for e in events if e["event"] == "trial"] == [t.number for t in result.trials]
     names = [t.name for t in result.trials]
