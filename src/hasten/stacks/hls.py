@@ -169,7 +169,7 @@ def _convolution(layer: Convolution) -> tuple[dict[str, Any], int]:
         "pad_bottom": max(bottom, 0),
         "pad_left": left,
         "pad_right": max(right, 0),
-        "weight_data": np.ascontiguousarray(weight.astype(np.float64)),
+        "depthwise_data" if depthwise else "weight_data": np.ascontiguousarray(weight.astype(np.float64)),
         "bias_data": layer.bias.astype(np.float64),
     }
     return made, filters * out_high * out_wide
