@@ -43,8 +43,8 @@ from hasten_bench.material import cache as kept
 from hasten_bench.peers import torch_pruning as peer
 
 GOALS = (2.1, 2.55)
-RATES = (0.05, 0.015, 0.005)
-IMPORTANCES = ("replaceability", "weight_l2", "activation_l2")
+RATES = (0.05, 0.015)
+CUTS = (("replaceability", "inner"), ("weight_l2", "inner"), ("replaceability", "layer"))
 CHOICES = RESULTS / "prune_cifar_choices.json"
 
 
@@ -140,7 +140,7 @@ def bisect(cut: Callable[[float], nn.Module], wanted: float) -> tuple[Any, float
     return found, high
 
 
-def theirs(bench: Bench, goal: float, everywhere: bool) -> nn.Module:
+def theirs(bench: Bench, goal: float) -> nn.Module:
     """torch-pruning's group L2 norm over all layers but those that write the residual stream."""
     tp = torch_pruning()
     wanted = macs(bench.model) / goal
@@ -148,9 +148,7 @@ def theirs(bench: Bench, goal: float, everywhere: bool) -> nn.Module:
     def cut(share: float) -> nn.Module:
         model = duplicate(bench.model).requires_grad_(True)
         importance = tp.importance.GroupMagnitudeImportance(p=2)
-        tp.pruner.BasePruner(
-            model, EXAMPLE, importance, pruning_ratio=share, global_pruning=everywhere, ignored_layers=stream(model)
-        ).step()
+        tp.pruner.BasePruner(model, EXAMPLE, importance, pruning_ratio=share, ignored_layers=stream(model)).step()
         return model.eval()
 
     return bisect(cut, wanted)[0]
@@ -211,30 +209,23 @@ def torch_pruning() -> Any:
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Scores, scopes and rates of both tools: ResNet-20 at the smaller goal, judged on validation images.
-
-    Cuts of hasten are judged as they are, refitted; torch-pruning's after training, without which they say nothing.
-    """
+    """hasten's cut, judged refitted and untrained, and the rate of both tools: ResNet-20 on validation images."""
     bench, goal = Bench.of(20, options.images, options.epochs), GOALS[0]
     ledger = Ledger(CHOICES, bench.budget | {"reported": "last epoch, validation", "goal": goal})
     judged = scored("validation")
     if "baseline" not in ledger.document:
         ledger.note("baseline", {"top1": accuracy(bench.model, judged), "macs": macs(bench.model)})
-    for importance, scope in ((i, s) for s in ("inner", "layer") for i in IMPORTANCES):
+    for importance, scope in CUTS:
         own = cache(lambda: filters(bench, goal, importance, scope))  # noqa: B023
         found = lambda: {"macs": macs(own()), "top1": accuracy(own(), judged)}  # noqa: B023, E731
         ledger.run("hasten cuts", json.dumps([importance, scope]), 0, found)
-    importance, scope = best(ledger.document, "hasten cuts")
-    own = cache(lambda: filters(bench, goal, importance, scope))
+    chosen = best(ledger.document, "hasten cuts")
+    own, peers = cache(lambda: filters(bench, goal, *chosen)), cache(lambda: theirs(bench, goal))
     for rate in RATES:
         taught = lambda: taught_run(bench.at(rate), own(), 0, judged)  # noqa: B023, E731
-        labels = lambda: labelled_run(bench.at(rate), own(), 0, judged)  # noqa: B023, E731
         ledger.run("hasten taught", json.dumps([rate]), 0, taught)
-        ledger.run("hasten", json.dumps([rate]), 0, labels)
-        for everywhere in (False, True) if rate == RATES[1] else (False,):
-            cut = lambda: theirs(bench, goal, everywhere)  # noqa: B023, E731
-            run = lambda: labelled_run(bench.at(rate), cut(), 0, judged)  # noqa: B023, E731
-            ledger.run("torch-pruning", json.dumps([rate, everywhere]), 0, run)
+        labels = lambda: labelled_run(bench.at(rate), peers(), 0, judged)  # noqa: B023, E731
+        ledger.run("torch-pruning", json.dumps([rate]), 0, labels)
 
 
 def best(document: dict[str, Any], kind: str) -> list[Any]:
@@ -266,24 +257,22 @@ def table(options: argparse.Namespace) -> None:
         ledger.note("baseline", {"top1": accuracy(bench.model, test), "macs": macs(bench.model)})
     found = json.loads(CHOICES.read_text())
     importance, scope = best(found, "hasten cuts")
-    labels, taught = (bench.at(*best(found, kind)) for kind in ("hasten", "hasten taught"))
-    rate, everywhere = best(found, "torch-pruning")
-    peer_bench = bench.at(rate)
+    own_bench, peer_bench = (bench.at(*best(found, kind)) for kind in ("hasten taught", "torch-pruning"))
 
     own = cache(lambda goal: filters(bench, goal, importance, scope))
     shorter = cache(lambda goal: blocks(bench, goal))
-    peers = cache(lambda goal: theirs(bench, goal, everywhere))
+    peers = cache(lambda goal: theirs(bench, goal))
     rows: dict[str, Callable[[float, int], dict[str, Any]]] = {
-        "hasten filters, taught": lambda goal, seed: taught_run(taught, own(goal), seed, test),
+        "hasten filters, taught": lambda goal, seed: taught_run(own_bench, own(goal), seed, test),
         "torch-pruning L2": lambda goal, seed: labelled_run(peer_bench, peers(goal), seed, test),
-        "hasten filters": lambda goal, seed: labelled_run(labels, own(goal), seed, test),
-        "hasten blocks, taught": lambda goal, seed: taught_run(taught, shorter(goal), seed, test),
+        "hasten filters": lambda goal, seed: labelled_run(own_bench, own(goal), seed, test),
+        "hasten blocks, taught": lambda goal, seed: taught_run(own_bench, shorter(goal), seed, test),
         "torch-pruning growing": lambda goal, seed: labelled_run(
             peer_bench, grown(peer_bench, goal, seed), seed, test, options.epochs // 3
         ),
-        "hasten blocks": lambda goal, seed: labelled_run(labels, shorter(goal), seed, test),
+        "hasten blocks": lambda goal, seed: labelled_run(own_bench, shorter(goal), seed, test),
     }
-    dense_on = lambda: labelled_run(labels, bench.model, seed, test)  # noqa: E731
+    dense_on = lambda: labelled_run(own_bench, bench.model, seed, test)  # noqa: E731
     for seed in range(options.seeds):
         for goal in options.goals:
             for name in options.rows or rows:
@@ -310,7 +299,7 @@ def cuts(bench: Bench) -> Iterator[tuple[str, nn.Module]]:
         yield f"{goal}x hasten filters", filters(bench, goal, importance, scope)
         yield f"{goal}x hasten filters, widths of 8", filters(bench, goal, importance, scope, 8)
         yield f"{goal}x hasten blocks", blocks(bench, goal)
-        yield f"{goal}x torch-pruning L2", theirs(bench, goal, best(found, "torch-pruning")[1])
+        yield f"{goal}x torch-pruning L2", theirs(bench, goal)
 
 
 def artifacts(depth: int) -> Path:

@@ -140,6 +140,33 @@ def test_what_others_can_say_is_lost_without_a_trace() -> None:
         assert relative(refitted(x), wanted) < 1e-4
 
 
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_any_batch_size_will_do(size: int) -> None:
+    """Rows are halved over all samples, so that batches of one sample leave none of the halves empty."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 16, 16)
+    graph = hasten.capture(settled_norms(Residual(), x), (x[:2],))
+    channels = find_channels(graph)
+    units = some_units(channels, ("filter",), 0.25)
+    plain, refitted = remove(channels, units), remove(channels, units)
+    reconstruct(refitted, channels, units, [(part,) for part in x.split(size)])
+    with torch.no_grad():
+        assert relative(refitted(x), graph(x)) < relative(plain(x), graph(x)) / 4
+
+
+def test_one_sample_is_better_than_none() -> None:
+    torch.manual_seed(0)
+    x, unseen = torch.randn(1, 40, 16), torch.randn(8, 40, 16)
+    graph = hasten.capture(Encoder().eval(), (x,))
+    channels = find_channels(graph)
+    units = some_units(channels, ("neuron",), 0.25)
+    plain, refitted = remove(channels, units), remove(channels, units)
+    reconstruct(refitted, channels, units, [(x,)])
+    with torch.no_grad():
+        wanted = graph(unseen)
+        assert relative(refitted(unseen), wanted) < relative(plain(unseen), wanted)
+
+
 def test_training_starts_from_the_function_that_was_fitted() -> None:
     """Batch norm divides by the batch's own statistics in training, so they must be those it was fitted with."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ residual branches aimed at what their sum lacks (3.3). Here for every convolutio
 whatever was cut.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -106,6 +107,8 @@ class _Walk:
     def __init__(self, pruned: GraphModule, cut: Cut, old: Frontier, new: Frontier) -> None:
         self.graph, self.cut, self.old, self.new = pruned, cut, old, new
         self.sampled = Rows()
+        # Tied tensors can have a node each.
+        self.readers = Counter(id(tensor_of(pruned, node)) for node in new.nodes if node.op == "get_attr")
 
     def go(self) -> int:
         count = 0
@@ -154,11 +157,7 @@ class _Walk:
         tensor = tensor_of(self.graph, node)
         if tensor is None or not isinstance(node, Node) or len(node.users) != 1 or not tensor.is_floating_point():
             return None
-        # Tied tensors can have a node each.
-        twins = [
-            n for n in self.new.nodes if n is not node and n.op == "get_attr" and tensor_of(self.graph, n) is tensor
-        ]
-        return None if twins else tensor
+        return tensor if self.readers[id(tensor)] == 1 else None
 
     def _beside(self, node: Node) -> Node | None:
         """What is added to `node`, if that is all that is done with it, in both graphs."""
@@ -191,7 +190,7 @@ class _Walk:
         return value
 
     def _refit(self, layer: _Layer) -> None:
-        slope = torch.ones(len(layer.weight)) if layer.norm is None else layer.norm.slope
+        slope = torch.ones(len(layer.weight), device=layer.weight.device) if layer.norm is None else layer.norm.slope
         shifted = layer.norm is not None or layer.bias is not None
         halves = self._moments(layer, slope)
         before = layer.weight.flatten(1)
@@ -207,9 +206,9 @@ class _Walk:
         mean_z = moments.z / moments.rows
         spread = moments.zz / moments.rows - torch.outer(mean_z, mean_z)
         mean, variance = fit.weight @ mean_z, ((fit.weight @ spread) * fit.weight).sum(1).clamp_min(0)
-        slope, offset = norm.slope.double(), norm.mean.double()
-        at_mean = norm.shift.double() + slope * (mean + fit.shift - offset)
-        norm.become(mean if bias is None else mean + bias.double(), variance, slope, at_mean)
+        slope, offset, shift = (tensor.double().cpu() for tensor in (norm.slope, norm.mean, norm.shift))
+        at_mean = shift + slope * (mean + fit.shift - offset)
+        norm.become(mean if bias is None else mean + bias.double().cpu(), variance, slope, at_mean)
 
     def _moments(self, layer: _Layer, slope: Tensor) -> tuple[Moments, Moments]:
         """Of inputs and wanted outputs at some positions of every sample, of every other sample each."""
@@ -217,12 +216,16 @@ class _Walk:
         assert isinstance(source, Node)
         inputs, outputs = layer.weight[0].numel(), len(layer.weight)
         halves = Moments.zero(inputs, outputs), Moments.zero(inputs, outputs)
-        wanted = rows_for(inputs) / len(self.new)
+        wanted, seen = rows_for(inputs) / len(self.new), 0
         for batch, answer in enumerate(self.old.behind(name)):
             target = self._left(name, answer) + self._lacking(layer, batch, slope)
             z, y = self.sampled(layer.node, layer.weight, self.new.value(batch, source.name), target, wanted)
+            if len(self.new) == len(z) == 1:  # a single sample: every other position
+                z, y = z.movedim(0, 1), y.movedim(0, 1)
             for half in (0, 1):
-                halves[half].add(z[half::2].flatten(0, 1), y[half::2].flatten(0, 1))
+                start = (half + seen) % 2
+                halves[half].add(z[start::2].flatten(0, 1), y[start::2].flatten(0, 1))
+            seen += len(z)
         return halves
 
     def _lacking(self, layer: _Layer, batch: int, slope: Tensor) -> Tensor | float:
@@ -250,6 +253,6 @@ class _Walk:
             sums += torch.stack([x.sum(1), y.sum(1), x.square().sum(1), (x * y).sum(1)])
             rows += x.shape[1]
         mean, answer, square, product = sums / rows
-        variance = (square - mean.square()).clamp_min(0)
-        slope = torch.where(variance > 0, (product - mean * answer) / variance.clamp_min(1e-30), norm.slope.double())
+        variance, old = (square - mean.square()).clamp_min(0), norm.slope.double().cpu()
+        slope = torch.where(variance > 0, (product - mean * answer) / variance.clamp_min(1e-30), old)
         norm.become(mean, variance, slope, answer)

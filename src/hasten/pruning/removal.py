@@ -80,6 +80,7 @@ class Removal:
         )
         if self.epochs == 0:
             return cut(graph, task, cutting, self.ratio)
-        training = Training(epochs=self.epochs, lr=self.lr, seed=self.seed)
+        # Clipped as in `Distill`: a refit may leave large weights where few units say what many did.
+        training = Training(epochs=self.epochs, lr=self.lr, seed=self.seed, clip_norm=5.0)
         grown = shares(self.ratio, self.steps, self.schedule)
         return iterate(graph, task, Further(task, cutting, self.ratio), grown, training, self.max_drop)
