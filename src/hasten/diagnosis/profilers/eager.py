@@ -51,24 +51,28 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
             interpreter.run(*tensors)
 
     plain_us, profiled_us, _, calls = alternate(lambda: program(*inputs), clocked, seconds)
-    used, spent = _used(graph), of_undisturbed_calls(times)
-    nodes = [
-        NodeTime(
-            node.name,
-            str(node.target).removeprefix("aten.").split(".")[0] if node in used else "unused",
-            (),
-            spent[node] * 1e6,
-            elements=elements[node],
-        )
-        for node in times
-        if node.op == "call_function" and "aten" in str(node.target) and "sym_size" not in str(node.target)
-    ]
     return Profile(
-        tuple(nodes),
+        _rows(graph, of_undisturbed_calls(times), elements),
         plain_us,
         profiled_us,
         calls,
         "a clock around each node, mean over the quickest quarter of the calls",
+    )
+
+
+def _rows(graph: Any, spent_s: dict[Any, float], elements: dict[Any, int]) -> tuple[NodeTime, ...]:
+    """One row for each ATen operator that ran."""
+    used = _used(graph)
+    return tuple(
+        NodeTime(
+            node.name,
+            str(node.target).removeprefix("aten.").split(".")[0] if node in used else "unused",
+            (),
+            seconds * 1e6,
+            elements=elements[node],
+        )
+        for node, seconds in spent_s.items()
+        if node.op == "call_function" and "aten" in str(node.target) and "sym_size" not in str(node.target)
     )
 
 
