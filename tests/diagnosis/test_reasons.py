@@ -1,7 +1,6 @@
 """Networks that are built to have one trouble each: its reason is said of them, and not of those without it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hasten.diagnosis.child import profile
 from hasten.diagnosis.profilers.record import of_undisturbed_calls, undisturbed
 from hasten.diagnosis.reasons import ISLAND, LAUNCH, LAYOUT, MEMORY, NO_INTEGER_KERNEL, UNFUSED, Situation, reason
 from hasten.diagnosis.roofline import Floor, floor_of, raised
-from hasten.diagnosis.rows import rows_of
+from hasten.diagnosis.rows import computes, rows_of
 from hasten.diagnosis.work import read_work
 from hasten.recipe import make_target
 
@@ -25,13 +24,13 @@ def limits(cache: None) -> Ceilings:
 
 
 def said(
-    model: nn.Module, x: Tensor, limits: Ceilings, folder: Path, quantize: dict[str, Any] | None = None
+    model: nn.Module, x: Tensor, limits: Ceilings, folder: Path, quantize: bool = False
 ) -> list[tuple[str, str, str]]:
     """(label, kind, reason) of every node that ONNX Runtime executes."""
     task = hasten.Task(model.eval(), (x,), holdout=[x], calibration=[x])
     graph = hasten.capture(model, (x,))
-    if quantize is not None:
-        graph = hasten.Quantize(samples=1, rounding="nearest", bias_correction=False, **quantize).apply(graph, task)
+    if quantize:
+        graph = hasten.Quantize(samples=1, rounding="nearest", bias_correction=False).apply(graph, task)
     target = make_target("onnxruntime")
     folder.mkdir()
     target.compile(graph, task, folder)
@@ -39,7 +38,7 @@ def said(
     found, work = profile(target, folder, inputs, 0.2), read_work(folder / "model.onnx", inputs)
     rows = rows_of(found, work, work.layers)
     limits, _ = raised(limits, [(r.layers, r.precision, r.time_us, "here") for r in rows], work.weights)
-    situation = Situation("onnxruntime", "fp32" if quantize is None else "int8", limits, False, {})
+    situation = Situation("onnxruntime", "int8" if quantize else "fp32", limits, False, {})
     answers = []
     for row in rows:
         floors = [floor_of(layer, row.precision, limits, work.weights) for layer in row.layers]
@@ -52,11 +51,19 @@ class Convolutions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(32, 64, 3, padding=1)
-        self.middle = nn.Conv2d(64, 64, 3, padding=1)
+        self.middle: nn.Module = nn.Conv2d(64, 64, 3, padding=1)
         self.last = nn.Conv2d(64, 64, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.last(torch.relu(self.middle(torch.relu(self.first(x))))))
+
+
+class Transposed(Convolutions):
+    """Its middle layer has no integer kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.ConvTranspose2d(64, 64, 3, padding=1)
 
 
 IMAGE = (4, 32, 40, 40)
@@ -73,10 +80,11 @@ def test_a_network_without_trouble_has_none(limits: Ceilings, tmp_path: Path) ->
 
 def test_a_float_layer_among_integer_ones_is_named_and_so_are_the_conversions(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    found = said(Convolutions(), torch.randn(IMAGE), limits, tmp_path / "island", {"keep_float": ("conv2d_1",)})
-    reasons = {label: why for label, kind, why in found if "Conv" in kind}
-    assert reasons["middle"] == NO_INTEGER_KERNEL
-    assert NO_INTEGER_KERNEL not in (reasons["first"], reasons["last"])
+    found = said(Transposed(), torch.randn(IMAGE), limits, tmp_path / "island", quantize=True)
+    assert [why for _, kind, why in found if "ConvTranspose" in kind] == [NO_INTEGER_KERNEL]
+    integer = [why for _, kind, why in found if kind == "QLinearConv"]
+    assert len(integer) == 2
+    assert NO_INTEGER_KERNEL not in integer
     conversions = [why for _, kind, why in found if kind in ("QuantizeLinear", "DequantizeLinear")]
     assert len(conversions) >= 2
     assert set(conversions) == {ISLAND}
@@ -120,6 +128,16 @@ def test_tiny_layers_are_launch_bound(limits: Ceilings, tmp_path: Path) -> None:
     net = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Softmax(1))])
     found = said(net, torch.randn(2, 8), limits, tmp_path / "tiny")
     assert {why for *_, why in found} == {LAUNCH}
+
+
+@pytest.mark.parametrize("kind", ["linear", "QLinearConv", "FusedMatMul", "Gemm", "addmm", "FullyConnected"])
+def test_products_compute(kind: str) -> None:
+    assert computes(kind)
+
+
+@pytest.mark.parametrize("kind", ["QuantizeLinear", "DequantizeLinear", "QLinearAdd", "Convert", "Transpose"])
+def test_rounding_and_adding_do_not(kind: str) -> None:
+    assert not computes(kind)
 
 
 def test_times_of_nodes_are_those_of_the_same_calls() -> None:

@@ -8,7 +8,7 @@ from hasten.diagnosis.profilers.record import NodeTime, Profile
 from hasten.diagnosis.work import BETWEEN, COMPUTE, Layer, Work
 
 _COMPUTE_KINDS = (
-    "conv", "matmul", "gemm", "fullyconnected", "linear", "mm", "integertofloat", "einsum", "lstm", "gru", "rnn",
+    "conv", "matmul", "gemm", "fullyconnected", "mm", "integertofloat", "einsum", "lstm", "gru", "rnn",
     "attention", "deconvolution", "qlinearconv", "sdpa", "scaled_dot_product", "subgraph",
 )  # fmt: skip
 
@@ -44,8 +44,9 @@ class Row:
 
 def computes(kind: str) -> bool:
     """Whether a runtime's operator type does matrix arithmetic."""
+    # "linear" is a layer of eager; inside a longer word it is a rounding (QuantizeLinear) or an addition (QLinearAdd).
     low = kind.lower()
-    return low != "convert" and any(word in low for word in _COMPUTE_KINDS)
+    return low == "linear" or (low != "convert" and any(word in low for word in _COMPUTE_KINDS))
 
 
 def rows_of(profile: Profile, work: Work, reference: Sequence[Layer]) -> list[Row]:
