@@ -37,7 +37,6 @@ NETWORK = (
 MORE: dict[str, list[dict[str, Any]]] = {
     "tpu": [{"chip": chip} for chip in ("v4", "v5p", "v6e")],
     "fpga": [{"synthesis": "xilinx"}, {"synthesis": "ecp5"}, {"flow": "hls"}],
-    "tvm": [{"minutes": 0.0}],
 }
 
 

@@ -150,7 +150,7 @@ def test_a_tampered_artifact_is_refused(digits_artifact: Artifact, tmp_path: Pat
     (copy / "recipe.yaml").write_text("target: eager")
     done = hasten("verify", str(copy))
     assert done.returncode == 2
-    assert "recipe.yaml has another SHA-256" in done.stderr
+    assert "'recipe.yaml' has another SHA-256" in done.stderr
 
 
 def test_targets_and_techniques_are_listed() -> None:

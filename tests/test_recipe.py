@@ -36,7 +36,7 @@ def test_every_option_has_help_and_parts_are_frozen(part: Any) -> None:
     [
         ("target: openvin", "Did you mean 'openvino'?"),
         ("target: {onnxruntime: {thread: 2}}", "Did you mean 'threads'?"),
-        ("target: {onnxruntime: {threads: -1}}", r"`threads` must be in \[0, inf\], but got -1"),
+        ("target: {onnxruntime: {threads: -1}}", r"`threads` must be in \[0, 1024\], but got -1"),
         ("target: {onnxruntime: {threads: two}}", "`threads` must be of type int, but got 'two'"),
         ("target: {openvino: {precision: fp8}}", "`precision` must be one of 'fp32', 'bf16', but got 'fp8'"),
         ("steps: [quantise]\ntarget: 'null'", "Did you mean 'quantize'?"),

@@ -42,11 +42,11 @@ def test_logic_is_shown_beside_its_accuracy(tmp_path: Path) -> None:
     assert "| 50% | 4 bits | 90.0% | 1,000 | 2,000 | 30 | 0 | 4 | 0 |" in targets_page(logic=tmp_path / "l.json")
 
 
-def test_what_is_slow_to_compile_is_tried_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tests_are_made_of_is_tried_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hasten.environments.missing", lambda _: "")
     usable, _ = usable_targets("auto")
-    assert not {"null", "tvm"} & set(usable)
-    assert set(usable_targets("tvm")[0]) == {"tvm"}
+    assert "null" not in usable
+    assert set(usable_targets("null")[0]) == {"null"}
 
 
 def test_what_is_not_timed_cannot_compete_for_speed() -> None:

@@ -69,6 +69,7 @@ class Transposed(Convolutions):
 IMAGE = (4, 32, 40, 40)
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_a_network_without_trouble_has_none(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = said(Convolutions(), torch.randn(IMAGE), limits, tmp_path / "plain")
@@ -78,6 +79,7 @@ def test_a_network_without_trouble_has_none(limits: Ceilings, tmp_path: Path) ->
     assert not {ISLAND, NO_INTEGER_KERNEL} & {why for *_, why in found}
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_a_float_layer_among_integer_ones_is_named_and_so_are_the_conversions(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = said(Transposed(), torch.randn(IMAGE), limits, tmp_path / "island", quantize=True)
@@ -101,6 +103,7 @@ class Residual(nn.Module):
         return self.one(x) * self.other(x)
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_a_product_of_branches_is_unfused(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = said(Residual(), torch.randn(IMAGE), limits, tmp_path / "branches")
@@ -112,17 +115,20 @@ class Turned(nn.Module):
         return torch.softmax(x.permute(0, 3, 1, 2), 1)
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_moved_data_is_a_layout_conversion(limits: Ceilings, tmp_path: Path) -> None:
     found = said(Turned(), torch.randn(4, 64, 64, 64), limits, tmp_path / "turned")
     assert LAYOUT in [why for _, kind, why in found if kind == "Transpose"]
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_one_row_through_a_huge_matrix_is_memory_bound(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = said(nn.Linear(4096, 4096, bias=False), torch.randn(2, 4096), limits, tmp_path / "huge")
     assert [why for _, kind, why in found if kind in ("Gemm", "MatMul", "FusedGemm")] == [MEMORY]
 
 
+@pytest.mark.slow  # what a reason says rests on times, which a busy machine bends
 def test_tiny_layers_are_launch_bound(limits: Ceilings, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Softmax(1))])
