@@ -67,9 +67,18 @@ def minilm() -> Network:
     return Network("minilm", _Embedder(encoder).eval(), batches[0], batches, transformer=True)
 
 
+def resnet56() -> Network:
+    """The CIFAR ResNet with published weights (see `cifar.py`), calibrated on training images."""
+    from cifar import images, normalised, published
+
+    x = normalised(images("train", CALIBRATION_SAMPLES)[0])
+    return Network("resnet-56", published(56), (x[:1],), [(image[None],) for image in x])
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     "efficientnet-lite0": efficientnet_lite0,
     "resnet-50": resnet50,
+    "resnet-56": resnet56,
     "minilm": minilm,
 }
 
