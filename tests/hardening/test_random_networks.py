@@ -22,7 +22,7 @@ from hasten.graph.storage import load_graph, save_graph
 from hasten.graph.surgery import remove, run_masked
 from hasten.recipe import make_target
 
-NETWORKS = int(os.environ.get("HASTEN_NETWORKS", "50"))
+NETWORKS = int(os.environ.get("HASTEN_NETWORKS", "25"))
 SIZE = 8
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "hardswish": nn.Hardswish, "silu": nn.SiLU}
 # Of the largest output. Rounding to 8 bits moves a deep random network by a few percent; a wrong program by all of it.
