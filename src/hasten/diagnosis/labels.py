@@ -5,29 +5,22 @@ Exporters fold the transposition of a linear layer's weight, and with it its nam
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hasten.diagnosis.work import Work
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-_OPERATORS = ("conv1d", "conv2d", "conv3d", "linear")
-
 
 def modules(graph: "GraphModule") -> list[tuple[str, int, int]]:
     """(module, elements of its weight, output channels) of every convolution and linear layer, in order."""
-    from torch.fx import Node
-
-    from hasten.graph.channels import attribute
+    from hasten.graph.parameters import tensor_of, weighted_layers
 
     found = []
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or str(node.target).removeprefix("aten.").split(".")[0] not in _OPERATORS:
-            continue
-        weight = node.args[1]
-        if isinstance(weight, Node) and weight.op == "get_attr":
-            value = attribute(graph, str(weight.target))
+    for node in weighted_layers(graph):
+        weight: Any = node.args[1]
+        if (value := tensor_of(graph, weight)) is not None:
             found.append((str(weight.target).removesuffix(".weight"), value.numel(), value.shape[0]))
     return found
 

@@ -17,6 +17,11 @@ from hasten.manifest import read_npz
 FILE = "net.npz"
 
 
+def bits_of(low: int, high: int) -> tuple[int, int]:
+    """Sign bit (0 or 1) and magnitude bits of integers from `low` to `high`."""
+    return int(low < 0), max(high, -low - 1 if low < 0 else 0).bit_length()
+
+
 @dataclass(frozen=True)
 class Rescale:
     """acc -> clip(floor(acc * multiplier / 2**shift + zero_point + 1/2), low, high).
@@ -155,6 +160,18 @@ class IntegerNet:
     def products(self) -> int:
         """Products of one sample by weights that are not zero."""
         return sum(layer.products for layer in self.layers)
+
+    @property
+    def ends(self) -> dict[str, Any]:
+        """What whoever builds the hardware has to know of the numbers that go in and come out."""
+        return {
+            "input_bits": sum(bits_of(self.input_low, self.input_high)),
+            "input_scale": self.input_scale,
+            "input_zero_point": self.input_zero_point,
+            "input_low": self.input_low,
+            "input_high": self.input_high,
+            "output_zero_point": self.output_zero_point,
+        }
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Input integers [N, in] int64 of float inputs [N, ...]."""

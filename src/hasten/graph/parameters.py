@@ -1,4 +1,4 @@
-"""Read and add the parameters and buffers that a graph's `get_attr` nodes stand for."""
+"""Find, read and add the parameters and buffers that a graph's `get_attr` nodes stand for."""
 
 from typing import Any
 
@@ -14,6 +14,13 @@ def tensor_of(graph: GraphModule, node: Any) -> Tensor | None:
     for part in str(node.target).split("."):
         value = getattr(value, part)
     return value if isinstance(value, Tensor) else None
+
+
+def weighted_layers(graph: GraphModule) -> list[Node]:
+    """The convolutions and linear layers, in order."""
+    kinds = ("conv1d", "conv2d", "conv3d", "linear")
+    nodes = [n for n in graph.graph.nodes if n.op == "call_function"]
+    return [n for n in nodes if str(n.target).removeprefix("aten.").split(".")[0] in kinds]
 
 
 def new_parameter(graph: GraphModule, name: str, value: nn.Parameter | Tensor) -> Node:

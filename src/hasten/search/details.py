@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.graph.channels import attribute
+from hasten.graph.parameters import weighted_layers
 from hasten.recipe import Stage
 from hasten.search.bench import Bench
 from hasten.search.trial import Trial
@@ -21,7 +22,6 @@ _SAMPLES = 8
 _SECONDS = 0.25
 _KEPT_CALLS = 400
 _TURNS = 4
-_OPERATORS = ("conv1d", "conv2d", "conv3d", "linear")
 
 
 def write_details(bench: Bench, best: Trial, path: Path, *, remake: bool = True) -> None:
@@ -84,7 +84,7 @@ def _of_graphs(bench: Bench, best: Trial) -> dict[str, Any]:
 def widths(graph: GraphModule) -> dict[str, int]:
     """Output channels of every convolution and linear layer, by the module that its weight belongs to."""
     found = {}
-    for node in _layers(graph):
+    for node in weighted_layers(graph):
         weight = node.args[1]
         if isinstance(weight, Node) and weight.op == "get_attr":
             value = attribute(graph, str(weight.target))
@@ -112,7 +112,7 @@ def noise(reference: GraphModule, rounded: GraphModule, inputs: Inputs) -> list[
 
     labels = list(widths(reference))
     folded = inference_form(reference, inputs)
-    ours, theirs = _layers(folded), _layers(rounded)
+    ours, theirs = weighted_layers(folded), weighted_layers(rounded)
     if len(ours) != len(theirs) or len(ours) != len(labels):
         return []
     expected, found = _values(folded, ours, inputs), _values(rounded, theirs, inputs)
@@ -130,11 +130,6 @@ def noise(reference: GraphModule, rounded: GraphModule, inputs: Inputs) -> list[
         }
         rows.append(row | {"sqnr_db": 10 * math.log10(power / lost) if power and lost else None})
     return rows
-
-
-def _layers(graph: GraphModule) -> list[Node]:
-    nodes = [n for n in graph.graph.nodes if n.op == "call_function"]
-    return [n for n in nodes if str(n.target).removeprefix("aten.").split(".")[0] in _OPERATORS]
 
 
 def _values(graph: GraphModule, wanted: list[Node], inputs: Inputs) -> dict[Node, Tensor]:

@@ -21,11 +21,12 @@ from hasten.search.candidates import (
     probe_budget,
     with_damage,
 )
+from hasten.search.finals import chance
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, worth
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
-from hasten.search.trial import Trial, fits, merit_text
+from hasten.search.trial import Trial, contenders, fits, merit_text
 from hasten.task import Task
 from hasten.training import mean_score, quiet, watched
 
@@ -38,6 +39,8 @@ _FIRST_SHARE = 0.6
 # A drop of this many times the budget, after all its training, tells that even more is out of reach.
 _FAR = 2.0
 _FEWEST_STEPS = 10
+# Chance of a certificate from which on something counts as won.
+_RATHER = 0.5
 # What a deadline of ten minutes leaves a small network, for a first guess at who will be trained.
 _USUAL_STEPS = 200
 _TIMED_BATCHES = 3
@@ -98,7 +101,7 @@ def train_and_race(session: Session) -> None:
     ceiling = hopeless = float("inf")
     tried: set[Steps] = set()
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
-        best = session.best.merit if session.best else 1.0
+        best = _to_beat(session)
         field = _eligible(session, candidates, pool, tried, best, ceiling, hopeless, first=number == 0)
         if not field:
             why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
@@ -118,6 +121,17 @@ def train_and_race(session: Session) -> None:
         for a, trial in race(session, entrants, heat):
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
+
+
+def _to_beat(session: Session) -> float:
+    """Merit of the best so far that will rather be certified than not; of the best, if none will.
+
+    What is within the budget on the search part by luck must not end the search for something that can ship.
+    """
+    found = contenders(session.trials, session.budget)
+    if (counts := session.counts) is not None:
+        found = [t for t in found if chance(t, session.budget, *counts) >= _RATHER] or found
+    return max((t.merit for t in found), default=1.0)
 
 
 def _eligible(
@@ -170,7 +184,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
     """Train all, keep the better half, train on; returns those that had all the training, with their trials."""
     standing = [(a, a.steps) for a in entrants]
     last: dict[Steps, Trial] = {}
-    best = session.best.merit if session.best else 1.0
+    best = _to_beat(session)
     for rung in range(heat.rungs):
         steps, final = heat.steps * 2**rung, rung == heat.rungs - 1
         ranked = []
@@ -228,7 +242,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
         return
     before, plain = trial.recipe.steps[: at[0]], trial.recipe.steps[at[0]]
     drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
-    best = session.best.merit if session.best else 1.0
+    best = _to_beat(session)
     trained = _rounding_trained(plain, steps, session.seed, cost)
     for step, training_s in ((rounded_against_data(plain), 0.0), (trained, steps * cost.step_s * _QAT_STEP)):
         recipe = Recipe((*before, step), trial.recipe.target)
@@ -246,7 +260,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
 
 def rescue_rounding(session: Session) -> None:
     """The same for the original: where rounding is the fastest but loses too much."""
-    best = session.best.merit if session.best else 1.0
+    best = _to_beat(session)
     rounded = [t for t in session.trials if t.measured and any(name_of(s) == "quantize" for s in t.recipe.steps)]
     fastest = max(rounded, key=lambda t: t.merit, default=None)
     if fastest is None or fastest.merit < best * _MARGIN or fastest.drop <= session.budget.max_drop:

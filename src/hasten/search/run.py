@@ -185,10 +185,10 @@ def _finals(session: Session) -> Finals:
     journal, budget, listener = session.journal, session.budget, session.listener
     session.trials[:] = with_new_times([Trial.from_json(event) for event in journal.read("trial")], journal)
     # Chosen once: a resumed run may not choose again after the certifying part was touched.
-    holdout, binary = session.bench.holdout, is_binary(session.bench.baseline_scores)
-    counts = (len(holdout.search), len(holdout.certify)) if binary else None
     chosen = journal.once(
-        "finalists", "", lambda: {"numbers": [t.number for t in choose_finalists(session.trials, budget, counts)]}
+        "finalists",
+        "",
+        lambda: {"numbers": [t.number for t in choose_finalists(session.trials, budget, session.counts)]},
     )["numbers"]
     listener.trying(f"certifying {len(chosen)} finalists")
     finalists = [session.trials[number] for number in chosen]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten import judged
+from hasten.measure.certificate import is_binary
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
@@ -68,6 +69,12 @@ class Session:
     def best(self) -> Trial | None:
         """The best candidate within the budget on the search part so far."""
         return max(contenders(self.trials, self.budget), key=lambda t: t.merit, default=None)
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """Samples of the search part and of the certifying part, where every score is 0 or 1; None: others."""
+        holdout = self.bench.holdout
+        return (len(holdout.search), len(holdout.certify)) if is_binary(self.bench.baseline_scores) else None
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""

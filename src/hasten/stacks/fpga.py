@@ -10,7 +10,7 @@ import numpy as np
 
 from hasten import judged
 from hasten.errors import HastenError
-from hasten.graph.integer import Dense, IntegerNet
+from hasten.graph.integer import Dense, IntegerNet, bits_of
 from hasten.graph.unrolled import written_out
 from hasten.stacks import _synthesis, _testbench
 
@@ -111,23 +111,18 @@ def load(folder: Path) -> Callable[..., tuple[np.ndarray, ...]]:
     return program
 
 
-def _width(low: int, high: int) -> tuple[int, int]:
-    """Sign bit (0 or 1) and magnitude bits of integers from `low` to `high`."""
-    return int(low < 0), max(high, -low - 1 if low < 0 else 0).bit_length()
-
-
 def _trace(net: IntegerNet) -> Any:
     from da4ml.trace import FixedVariableArray, comb_trace
 
     count = net.layers[0].weight.shape[1]
-    sign, bits = _width(net.input_low, net.input_high)
+    sign, bits = bits_of(net.input_low, net.input_high)
     x = FixedVariableArray.from_kif(np.full(count, sign), np.full(count, bits), np.zeros(count, np.int64))
     y = x
     for layer in net.layers:
         assert isinstance(layer, Dense)  # convolutions are written out
         y = _product(layer, y) + layer.bias.astype(np.float64)
         if (r := layer.rescale) is not None:
-            sign, bits = _width(r.low, r.high)
+            sign, bits = bits_of(r.low, r.high)
             y = y * (r.multiplier / 2.0**r.shift) + float(r.zero_point)
             y = y.quantize(k=sign, i=bits, f=0, overflow_mode="SAT", round_mode="RND")
             if (r.low, r.high) != (-sign << bits, (1 << bits) - 1):
@@ -177,18 +172,12 @@ def _ports(logic: Any) -> _testbench.Ports:
 
 
 def _readme(net: IntegerNet, cycles: int) -> str:
-    sign, bits = _width(net.input_low, net.input_high)
     return _README.format(
         name=NAME,
         layers=len(net.layers),
         inputs=net.layers[0].weight.shape[1],
         outputs=net.layers[-1].weight.shape[0],
-        input_bits=sign + bits,
-        input_sign="two's complement" if sign else "unsigned",
-        input_scale=net.input_scale,
-        input_zero_point=net.input_zero_point,
-        input_low=net.input_low,
-        input_high=net.input_high,
-        output_zero_point=net.output_zero_point,
+        input_sign="two's complement" if net.input_low < 0 else "unsigned",
         cycles=cycles,
+        **net.ends,
     )

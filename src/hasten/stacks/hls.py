@@ -11,7 +11,7 @@ import numpy as np
 
 from hasten import judged
 from hasten.errors import HastenError, Unsupported
-from hasten.graph.integer import Convolution, Dense, IntegerNet, Rescale
+from hasten.graph.integer import Convolution, Dense, IntegerNet, Rescale, bits_of
 
 NAME = "network"
 # Accumulators of integer layers fit: products of 8 bits, a bias of 32.
@@ -190,9 +190,9 @@ def _rescale(rescale: Rescale, count: int, filters: int) -> tuple[dict[str, Any]
 
 
 def _width(low: int, high: int) -> tuple[int, int]:
-    """Sign bit (0 or 1) and all bits of integers from `low` to `high`."""
-    sign = int(low < 0)
-    return sign, max(sign + max(high, -low - sign).bit_length(), 1)
+    """Sign bit (0 or 1) and all bits of integers from `low` to `high`, at least one, as a type must have."""
+    sign, bits = bits_of(low, high)
+    return sign, max(sign + bits, 1)
 
 
 def _integer(low: int, high: int) -> str:
@@ -259,12 +259,7 @@ def _finish(folder: Path, net: IntegerNet, inputs: np.ndarray, outputs: np.ndarr
             samples=known["samples"],
             inputs=inputs[0].size,
             order="height, width, channels" if image else "in the order of the network's input",
-            input_bits=_width(net.input_low, net.input_high)[1],
-            input_scale=net.input_scale,
-            input_zero_point=net.input_zero_point,
-            input_low=net.input_low,
-            input_high=net.input_high,
-            output_zero_point=net.output_zero_point,
             multipliers=_MOST_MULTIPLIERS,
+            **net.ends,
         )
     )
