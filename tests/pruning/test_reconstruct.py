@@ -1,5 +1,6 @@
 """Refitting after a cut: what can be made good is made good, what cannot is left, and the original stays as it is."""
 
+import statistics
 from collections.abc import Sequence
 
 import pytest
@@ -91,31 +92,36 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "kinds", "gain"),
+    ("architecture", "shape", "kinds", "gain"),
     [
-        (Residual(), (3, 16, 16), ("filter",), 4),
-        (Encoder(), (10, 16), ("neuron", "head"), 2),
-        (Depthwise(), (3, 12, 12), ("filter",), 2),
+        (Residual, (3, 16, 16), ("filter",), 4),
+        (Encoder, (10, 16), ("neuron", "head"), 2),
+        (Depthwise, (3, 12, 12), ("filter",), 2),
     ],
     ids=["residual", "encoder", "depthwise"],
 )
 def test_output_error_falls_on_inputs_it_was_not_fitted_on(
-    model: nn.Module, shape: tuple[int, ...], kinds: Sequence[str], gain: float
+    architecture: type[nn.Module], shape: tuple[int, ...], kinds: Sequence[str], gain: float
 ) -> None:
-    torch.manual_seed(0)
-    x, unseen = torch.randn(128, *shape), torch.randn(128, *shape)
-    graph = hasten.capture(settled_norms(model, x), (x[:2],))
-    before = {name: value.clone() for name, value in graph.state_dict().items()}
-    channels = find_channels(graph)
-    units = some_units(channels, kinds, 0.25)
-    plain, refitted = remove(channels, units), remove(channels, units)
-    assert reconstruct(refitted, channels, units, [(part,) for part in x.split(32)]) > 0
-    with torch.no_grad():
-        wanted = graph(unseen)
-        errors = [relative(pruned(unseen), wanted) for pruned in (plain, refitted)]
-    assert errors[1] < errors[0] / gain
-    assert all(torch.equal(value, before[name]) for name, value in graph.state_dict().items())
-    assert {n: v.shape for n, v in plain.state_dict().items()} == {n: v.shape for n, v in refitted.state_dict().items()}
+    """Always, and by `gain` for the median of five networks of random weights, which differ much in what they bear."""
+    gains = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        x, unseen = torch.randn(128, *shape), torch.randn(128, *shape)
+        graph = hasten.capture(settled_norms(architecture(), x), (x[:2],))
+        before = {name: value.clone() for name, value in graph.state_dict().items()}
+        channels = find_channels(graph)
+        units = some_units(channels, kinds, 0.25)
+        plain, refitted = remove(channels, units), remove(channels, units)
+        assert reconstruct(refitted, channels, units, [(part,) for part in x.split(32)]) > 0
+        with torch.no_grad():
+            wanted = graph(unseen)
+            gains.append(relative(plain(unseen), wanted) / relative(refitted(unseen), wanted))
+        assert all(torch.equal(value, before[name]) for name, value in graph.state_dict().items())
+        shapes = [{name: v.shape for name, v in pruned.state_dict().items()} for pruned in (plain, refitted)]
+        assert shapes[0] == shapes[1]
+    assert min(gains) > 1
+    assert statistics.median(gains) > gain
 
 
 def test_what_others_can_say_is_lost_without_a_trace() -> None:
