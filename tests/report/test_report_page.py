@@ -47,9 +47,15 @@ const seen = {}, settled = () => new Promise(done => setTimeout(done, 300));
   seen.figures = [...document.querySelectorAll(".figure strong")].map(x => x.textContent);
   seen.verdict = document.querySelector("p.verdict").textContent;
   seen.commands = document.querySelector("#reproduce-section pre").textContent;
+  const drawn = () => [...document.querySelectorAll(".chart.js-plotly-plot")].map(c => c.id);
+  seen.atFirst = drawn();
+  document.getElementById("sensitivity").scrollIntoView();
+  await settled();
+  seen.scrolled = drawn();
   seen.folded = [...document.querySelectorAll("details")].map(d => d.open);
   dispatchEvent(new Event("beforeprint"));
   seen.paper = [document.documentElement.dataset.theme, ...[...document.querySelectorAll("details")].map(d => d.open)];
+  seen.onPaper = drawn();
   dispatchEvent(new Event("afterprint"));
   seen.after = [...document.querySelectorAll("details")].map(d => d.open);
   const names = [...document.querySelectorAll("td.name")].map(td => td.textContent);
@@ -111,6 +117,10 @@ def test_a_person_can_choose_a_trial_and_the_language(folder: Path) -> None:
     assert "--targets eager,onnxruntime" in seen["commands"]
     assert not any(seen["folded"] + seen["after"])
     assert seen["paper"] == ["light", *[True] * len(seen["folded"])]
+    charts = ["front", "timeline", "stages", "widths", "sensitivity", "quantization", "distribution"]
+    assert seen["atFirst"] == ["front", "timeline"]
+    assert "sensitivity" in seen["scrolled"]
+    assert seen["onPaper"] == charts
     assert seen["names"] == []
     assert seen["chosen"] == "Trial 1: onnxruntime"
     assert "onnxruntime:" in seen["recipe"]

@@ -11,11 +11,14 @@ import numpy as np
 from hasten.diagnosis.probes import write_chain
 from hasten.diagnosis.profilers.record import CALL, NodeTime, Profile, alternate
 from hasten.recipe import Program, Target
+from hasten.targets.openvino import bound
 
 _PRECISIONS = {"u8": "int8", "i8": "int8", "bf16": "bf16"}
 # A counter adds up whole microseconds and is divided to whole microseconds: each cut takes half of one on average.
 _CUT_US = 1.0
 _ROUNDS = 3
+# The first calls set up memory and kernels, mostly outside of the nodes: what the counters held by then is taken off.
+_WARM_CALLS = 3
 _CALL_SECONDS = 0.3
 _ALWAYS_EXECUTED = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
 
@@ -29,7 +32,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
     plain_us = min(found.plain_us for found in rounds)
     best = min(rounds, key=lambda found: found.mean_us)
     scale = plain_us / best.mean_us
-    nodes = [node for operation in best.operations if (node := _node(operation, scale)) is not None]
+    nodes = [node for operation in best.operations if (node := _node(operation, best, scale)) is not None]
     called = NodeTime(CALL, CALL, (), call_us)
     note = (
         f"counters are means over {best.calls} calls of {best.mean_us:.0f} us, the least disturbed of {_ROUNDS} "
@@ -42,6 +45,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
 @dataclass(frozen=True)
 class _Round:
     operations: list[Any]
+    warm_us: dict[str, float]
     plain_us: float
     profiled_us: float
     mean_us: float
@@ -54,26 +58,40 @@ def _round(target: Target, folder: Path, program: Program, inputs: list[np.ndarr
     core = ov.Core()
     config: dict[str, Any] = target.plugin_config() | {"PERF_COUNT": True}  # type: ignore[attr-defined]
     compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", config)
-    request = compiled.create_infer_request()
-    times = alternate(
-        lambda: program(*inputs), lambda: request.infer(inputs, share_inputs=True, share_outputs=True), seconds
-    )
-    return _Round(compiled.get_runtime_model().get_ordered_ops(), *times)
+    profiled = bound(compiled)
+    for _ in range(_WARM_CALLS):
+        profiled(*inputs)
+    warm = {op.get_friendly_name(): _counted_us(_info(op)) for op in compiled.get_runtime_model().get_ordered_ops()}
+    times = alternate(lambda: program(*inputs), lambda: profiled(*inputs), seconds)
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    return _Round(operations, {name: spent for name, spent in warm.items() if spent is not None}, *times)
 
 
-def _node(operation: Any, scale: float) -> NodeTime | None:
-    """One executed operation, or None for one that was not executed."""
-    info = {key: str(value.astype(str)) for key, value in operation.get_rt_info().items()}
+def _info(operation: Any) -> dict[str, str]:
+    return {key: str(value.astype(str)) for key, value in operation.get_rt_info().items()}
+
+
+def _counted_us(info: dict[str, str]) -> float | None:
+    """The mean of all calls so far, or None for what was not executed."""
     spent = info.get("execTimeMcs", "not_executed")
-    if spent == "not_executed":
-        if info["layerType"] not in _ALWAYS_EXECUTED:
-            return None
-        spent = "-0.5"  # it took less than one microsecond, and a mean of zero is called that too
+    if spent != "not_executed":
+        return float(spent) + _CUT_US
+    # It took less than one microsecond: a mean of zero is called not executed too.
+    return _CUT_US / 2 if info["layerType"] in _ALWAYS_EXECUTED else None
+
+
+def _node(operation: Any, found: _Round, scale: float) -> NodeTime | None:
+    """One executed operation, or None for one that was not executed."""
+    info = _info(operation)
+    mean_us = _counted_us(info)
+    if mean_us is None:
+        return None
+    warm_us = found.warm_us.get(operation.get_friendly_name(), mean_us)
     return NodeTime(
         name=operation.get_friendly_name(),
         kind=info["layerType"],
         origins=tuple(name for name in info.get("originalLayersNames", "").split(",") if name),
-        time_us=(float(spent) + _CUT_US) * scale,
+        time_us=max(0.0, mean_us + (mean_us - warm_us) * _WARM_CALLS / found.calls) * scale,
         precision=_PRECISIONS.get(info.get("runtimePrecision", ""), "fp32"),
         detail=info.get("primitiveType", ""),
         elements=_elements(operation),
@@ -94,9 +112,5 @@ def _call_us(target: Target) -> float:
         shape = write_chain(1, path := Path(scratch) / "model.onnx")
         core = ov.Core()
         compiled = core.compile_model(core.read_model(path), "CPU", target.plugin_config())  # type: ignore[attr-defined]
-    request, x = compiled.create_infer_request(), np.ones(shape, np.float32)
-
-    def call() -> None:
-        request.infer([x], share_inputs=True, share_outputs=True)
-
-    return alternate(call, call, _CALL_SECONDS)[0]
+    program, x = bound(compiled), np.ones(shape, np.float32)
+    return alternate(lambda: program(x), lambda: program(x), _CALL_SECONDS)[0]

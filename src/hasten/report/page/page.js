@@ -29,6 +29,19 @@ const table = (heads, rows) => make("div", { class: "scroll", tabindex: 0 }, mak
   make("thead", {}, make("tr", {}, ...heads.map(h => make("th", { class: h.text ? "text" : null, scope: "col" }, h.label)))), make("tbody", {}, ...rows)));
 const cell = (value, kind) => make("td", kind ? { class: kind } : {}, String(value));
 
+const CHARTS = { front: () => drawFront(data, shown(), chosen), timeline: () => drawTimeline(data), stages: () => drawStages(data), widths: () => drawWidths(data),
+  sensitivity: () => drawSensitivity(data), quantization: () => drawQuantization(data), distribution: () => drawDistribution(data), roofline: () => drawRoofline(data) };
+const drawInto = element => {
+  CHARTS[element.id]();
+  near.unobserve(element);
+  if (element.dataset.drawn) return;
+  element.dataset.drawn = "yes";
+  element.on("plotly_click", event => { const point = event.points[0].customdata; if (point && CLICKED.includes(element.id)) choose(point[0]); });
+};
+const CLICKED = ["front", "timeline"];
+// A chart is drawn when it comes near the window: drawing all of them at once keeps the reader waiting for those that are looked at last.
+const near = new IntersectionObserver(seen => { for (const s of seen) if (s.isIntersecting) drawInto(s.target); }, { rootMargin: "600px" });
+
 const build = () => {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
   document.documentElement.dataset.theme = theme;
@@ -64,18 +77,7 @@ const build = () => {
   for (const element of document.querySelectorAll(".chart")) element.setAttribute("aria-label", element.closest("section").firstChild.textContent);
   refreshTrials();
   fillTrial();
-  if (!judgedRun()) drawTimeline(data);
-  if (data.seconds) drawStages(data);
-  if (has.widths) drawWidths(data);
-  if (data.sensitivity) drawSensitivity(data);
-  if (has.quantization) drawQuantization(data);
-  if (has.latency_ms) drawDistribution(data);
-  if (data.doctor) drawRoofline(data);
-  for (const id of ["front", "timeline"]) {
-    if (!$(id) || $(id).dataset.heard) continue;
-    $(id).dataset.heard = "yes";
-    $(id).on("plotly_click", event => { const point = event.points[0].customdata; if (point) choose(point[0]); });
-  }
+  for (const element of document.querySelectorAll(".chart:not(#front)")) element.dataset.drawn || printing ? drawInto(element) : near.observe(element);
   kept();
 };
 // What a reader was in the middle of, and a function that puts it back after the page was built again.
@@ -100,7 +102,7 @@ const widthTable = () => table([{ label: word("layer"), text: 1 }, { label: word
 const rangeTable = () => table([{ label: word("layer"), text: 1 }, { label: word("sqnr") }, { label: word("range") }, { label: word("holds") }],
   data.details.quantization.layers.map(r => make("tr", {}, cell(r.layer, "name"), cell(fixed(r.sqnr_db, 1)), cell(`${short(r.low)} ... ${short(r.high)}`),
     cell(r.held_low == null ? "" : `${short(r.held_low)} ... ${short(r.held_high)}`))));
-const drawShown = () => { if (!judgedRun()) drawFront(data, shown(), chosen); };
+const drawShown = () => { if (!judgedRun()) drawInto($("front")); };
 const refreshTrials = () => { fillTrials(); drawShown(); $("count").textContent = word("count", shown().length, data.trials.length); };
 
 $("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; build(); });
