@@ -114,11 +114,13 @@ def diagnose(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     found = hasten.doctor(task).to_json()
     seconds = time.perf_counter() - started
-    floors = [row for v in found["versions"] for row in v["rows"] if row["floor_us"]]
+    floors = [row | {"program": v["name"]} for v in found["versions"] for row in v["rows"] if row["floor_us"]]
+    above = [row for row in floors if row["floor_us"] > row["time_us"]]
     return {
         "seconds": seconds,
         "sum_over_whole": {v["name"]: v["sum_over_whole"] for v in found["versions"]},
-        "floors_above_measured": sum(row["floor_us"] > row["time_us"] for row in floors),
+        "floors_above_measured": len(above),
+        "above": [{k: row[k] for k in ("program", "label", "kind", "floor_us", "time_us")} for row in above],
         "floors": len(floors),
         "least_ms": found["ceilings_ms"],
         "median_ms": {k: v["median_ms"] for k, v in found["latency"].items()},

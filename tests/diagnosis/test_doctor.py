@@ -200,11 +200,11 @@ def test_the_floor_is_the_longer_of_arithmetic_and_memory() -> None:
 
 def test_a_layer_above_the_probes_raises_the_ceiling() -> None:
     layer = _layer(50_000_000, 1000, 1000)
-    limits, words = raised(_limits(), [((layer,), "fp32", 500.0, "somewhere")], 1000)
+    limits, words = raised(_limits(), [((layer,), "fp32", 500.0, "somewhere", 1000)])
     assert limits.peaks["fp32"].ops_per_s == pytest.approx(2e11)
     assert floor_of(layer, "fp32", limits, 1000).us == pytest.approx(500)
     assert "above the probes" in words[0]
-    assert raised(_limits(), [((layer,), "fp32", 1000.0, "somewhere")], 1000)[1] == []
+    assert raised(_limits(), [((layer,), "fp32", 1000.0, "somewhere", 1000)])[1] == []
 
 
 def test_reasons_follow_what_is_known() -> None:

@@ -37,7 +37,7 @@ def said(
     inputs = [x[:1].numpy()]
     found, work = profile(target, folder, inputs, 0.2), read_work(folder / "model.onnx", inputs)
     rows = rows_of(found, work, work.layers)
-    limits, _ = raised(limits, [(r.layers, r.precision, r.time_us, "here") for r in rows], work.weights)
+    limits, _ = raised(limits, [(r.layers, r.precision, r.time_us, "here", work.weights) for r in rows])
     situation = Situation("onnxruntime", "int8" if quantize else "fp32", limits, False, {})
     answers = []
     for row in rows:

@@ -31,7 +31,7 @@ from hasten.recipe import make_target, name_of
 if TYPE_CHECKING:
     from hasten.task import Task
 
-_TURNS = 9
+_TURNS = 7
 _FEWER_THREADS_PAY = 1.03
 
 
@@ -203,7 +203,7 @@ def _examine(
                 unprofiled[version.name] = str(error)
     if not measured:
         raise Unsupported(f"No program of this model could be profiled: {unprofiled}")
-    limits, beaten = raised(limits, _seen(measured, reference, min(limits.call_us.values())), reference.weights)
+    limits, beaten = raised(limits, _seen(measured, reference, min(limits.call_us.values())))
     say("timing slow layers at neighbouring widths")
     diagnosis = Diagnosis(
         subject=patient.name,
@@ -226,11 +226,10 @@ def _examine(
 def _seen(measured: list[Measured], reference: work.Work, call_us: float) -> Iterator[Observation]:
     """What was reached: by every node, and by every whole network of full width."""
     for m in measured:
-        if m.version.kind == "prune":  # its layers are others, and fewer weights compete for the caches
-            continue
         for row in m.rows:
-            yield row.layers, row.precision, row.time_us, m.version.name
-        yield tuple(reference.layers), m.version.precision, m.whole_us - call_us, m.version.name
+            yield row.layers, row.precision, row.time_us, m.version.name, m.all_weights
+        if m.version.kind != "prune":  # the reference's layers are not its own
+            yield tuple(reference.layers), m.version.precision, m.whole_us - call_us, m.version.name, m.all_weights
 
 
 def _more(patient: Patient, quickest: Version, say: Callable[[str], None]) -> list[Version]:

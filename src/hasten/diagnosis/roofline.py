@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from hasten.diagnosis.ceilings import Ceilings, Peak
 from hasten.diagnosis.work import Layer
 
-Observation = tuple[tuple[Layer, ...], str, float, str]
-"""Layers that were computed together, the precision, microseconds, and by which program."""
+Observation = tuple[tuple[Layer, ...], str, float, str, int]
+"""Layers computed together, the precision, microseconds, by which program, and elements of all its weights."""
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 # Times below this are a handful of the profilers' ticks: too coarse to correct a ceiling by.
@@ -70,7 +70,7 @@ def ceiling_us(layers: Iterable[Layer], precision: str, limits: Ceilings, all_we
     return sum(floor_of(x, precision, limits, all_weights).us for x in layers) + min(limits.call_us.values())
 
 
-def raised(limits: Ceilings, seen: Iterable[Observation], all_weights: int) -> tuple[Ceilings, list[str]]:
+def raised(limits: Ceilings, seen: Iterable[Observation]) -> tuple[Ceilings, list[str]]:
     """Ceilings that nothing measured exceeds, and in words what exceeded the probes.
 
     A probe can miss the peak: it met another tenant, or a kernel saves arithmetic (Winograd). What was reached is
@@ -79,10 +79,9 @@ def raised(limits: Ceilings, seen: Iterable[Observation], all_weights: int) -> t
     Args:
         limits: The ceilings as probed.
         seen: What was measured.
-        all_weights: Elements of all weights of the network.
     """
     words: dict[str, str] = {}
-    for layers, precision, time_us, where in seen:
+    for layers, precision, time_us, where, all_weights in seen:
         if not layers or time_us < _RELIABLE_US or precision not in limits.peaks:
             continue
         floors = [floor_of(layer, precision, limits, all_weights) for layer in layers]
