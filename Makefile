@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN := runs/demo
 TOOLS := .venv-tools
+QUICK := not slow and not stack
 BENCH = PYTHONPATH=benchmarks $(BIN)/python -m hasten_bench
 
 .PHONY: demo test test-all check format docs release clean bench bench-quick bench-report bench-gpu lock audit sbom coverage
@@ -14,9 +15,9 @@ demo: $(INSTALLED)  ## find the fastest certified version of a pretrained networ
 	$(BIN)/hasten run examples/solar.py --max-drop 1% --minutes 6 --out $(RUN)
 
 test: check  ## everything CI runs
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "$(QUICK)" -n 2 --dist loadfile
 
-test-all: check  ## the slow suites too
+test-all: check  ## the slow suites too, and those of the stacks that are installed
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
@@ -76,7 +77,7 @@ sbom: $(INSTALLED) $(TOOLS)/.installed  ## build/sbom.json (CycloneDX) and build
 		--output-file build/licences.md
 
 coverage: $(INSTALLED)  ## lines that the fast tests run, by file
-	$(BIN)/python -m pytest -m "not slow" --cov hasten --cov-report term:skip-covered
+	$(BIN)/python -m pytest -m "$(QUICK)" --cov hasten --cov-report term:skip-covered
 
 # Tools of their own environment: nothing of hasten depends on them.
 $(TOOLS)/.installed: .ci/tools.txt

@@ -165,7 +165,8 @@ def survives(mutant: Mutant | None, rounds: list[list[str]]) -> bool:
 
 
 def _passes(tests: list[str], environment: dict[str, str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    options = ["-x", "-q", "-m", "not slow and not stack", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
@@ -192,7 +193,6 @@ def main() -> None:
         found[str(number)] = asdict(sample[number]) | {"survived": alive}
         about = {"places": len(places), "drawn": arguments.count, "seed": arguments.seed}
         RESULTS.write_text(json.dumps(about | {"mutants": found}, indent=1) + "\n")
-        where = f"{sample[number].file}:{sample[number].line}: {sample[number].old} -> {sample[number].new}"
         where = f"{sample[number].file}:{sample[number].line}: {sample[number].old} -> {sample[number].new}"
         print(f"{number} {'SURVIVED' if alive else 'killed'} {where} ({time.monotonic() - began:.0f} s)", flush=True)
     # A mutant that survived has shown that its tests pass; where none did, they may fail for another reason.

@@ -44,6 +44,9 @@ def setup(namespace: dict[str, Any]) -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(hasten.taskfile, "load_task", _load_task)
     patch.chdir(folder.name)
+    if QUICK[-1]:
+        # As in tests/: only `make test-all` starts what `hasten targets install` installs.
+        patch.setenv("HASTEN_ENVS", folder.name)
     # Two test processes share two cores.
     torch.set_num_threads(1)
     namespace.update(missing=missing, quick=QUICK[-1], _folder=folder, _patch=patch)

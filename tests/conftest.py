@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hasten
+from hasten import environments
 from hasten.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,18 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests" / "support")]
 def _one_thread() -> None:
     # Two test processes share two cores.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _stacks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is marked `stack` runs where its stacks are installed; any other is the same on every machine."""
+    mark = request.node.get_closest_marker("stack")
+    if mark is None:
+        monkeypatch.setenv("HASTEN_ENVS", os.devnull)
+        return
+    for name in mark.args:
+        if need := environments.missing(name):
+            pytest.skip(f"{name} needs: {need}")
 
 
 @pytest.fixture(scope="session")

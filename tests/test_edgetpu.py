@@ -81,10 +81,9 @@ def test_what_the_compiler_prints_becomes_judged_quantities() -> None:
     assert read_log("something else") == {}
 
 
+@pytest.mark.stack("litert")
 def test_a_network_that_fits_is_emitted_and_one_that_does_not_is_named(tmp_path: Path) -> None:
     target = make_target("edgetpu", {"samples": 2})
-    if missing := target.missing():
-        pytest.skip(f"edgetpu needs: {missing}")
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 8)
 

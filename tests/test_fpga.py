@@ -39,11 +39,10 @@ def test_a_network_survives_its_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.dequantize(q[:, :3]), net.dequantize(q[:, :3]))
 
 
-@pytest.mark.parametrize("simulator", ["interpreter", pytest.param("verilator", marks=pytest.mark.slow)])
+@pytest.mark.stack("fpga")
+@pytest.mark.parametrize("simulator", ["interpreter", "verilator"])
 def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Path) -> None:
     target = make_target("fpga", {"simulator": simulator, "samples": 32})
-    if missing := target.missing():
-        pytest.skip(f"fpga needs: {missing}")
     graph, task = quantized()
     target.compile(graph, task, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
@@ -59,20 +58,17 @@ def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Pat
     np.testing.assert_array_equal(target.load(tmp_path)(x)[0], expected)
 
 
-@pytest.mark.slow
+@pytest.mark.stack("fpga")
 def test_designs_of_several_files_are_simulated(tmp_path: Path) -> None:
     target = make_target("fpga", {"samples": 32})
-    if missing := target.missing():
-        pytest.skip(f"fpga needs: {missing}")
     graph, task = quantized(inputs=64)
     target.compile(graph, task, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["mismatches"] == {"interpreter": 0, "verilator": 0}
 
 
+@pytest.mark.stack("fpga")
 def test_the_testbench_of_the_folder_passes_in_icarus(tmp_path: Path) -> None:
     target = make_target("fpga", {"simulator": "interpreter", "samples": 8})
-    if missing := target.missing():
-        pytest.skip(f"fpga needs: {missing}")
     if not shutil.which("iverilog"):
         pytest.skip("the testbench needs: apt install iverilog")
     graph, task = quantized()
@@ -94,11 +90,9 @@ def test_the_testbench_of_the_folder_passes_in_icarus(tmp_path: Path) -> None:
     assert found.returncode
 
 
-@pytest.mark.slow
+@pytest.mark.stack("fpga")
 def test_the_logic_is_placed_and_routed(tmp_path: Path) -> None:
     target = make_target("fpga", {"simulator": "interpreter", "samples": 8, "synthesis": "ecp5"})
-    if missing := target.missing():
-        pytest.skip(f"fpga needs: {missing}")
     graph, task = quantized()
     target.compile(graph, task, tmp_path)
     found = judged.read(tmp_path)
@@ -142,10 +136,9 @@ def test_integer_convolutions_give_what_the_graph_gives_written_out_or_not(place
     assert written.products <= net.products
 
 
+@pytest.mark.stack("fpga")
 def test_the_logic_of_convolutions_equals_the_integers(tmp_path: Path) -> None:
     target = make_target("fpga", {"simulator": "interpreter", "samples": 16})
-    if missing := target.missing():
-        pytest.skip(f"fpga needs: {missing}")
     graph, task = convolutional()
     target.compile(graph, task, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())

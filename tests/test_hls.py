@@ -15,12 +15,11 @@ from hasten.graph.integer import IntegerNet
 from hasten.recipe import Target, make_target, make_technique
 from hasten.task import Task
 
+pytestmark = pytest.mark.stack("hls")
 
-def usable(**options: object) -> Target:
-    target = make_target("fpga", {"flow": "hls", **options})
-    if missing := target.missing():
-        pytest.skip(f"hls needs: {missing}")
-    return target
+
+def hls(**options: object) -> Target:
+    return make_target("fpga", {"flow": "hls", **options})
 
 
 def quantized(model: nn.Module, x: torch.Tensor, placement: str = "symmetric") -> tuple[torch.fx.GraphModule, Task]:
@@ -43,10 +42,9 @@ def convolutional() -> nn.Module:
     )
 
 
-@pytest.mark.slow
 def test_the_cpp_equals_the_integers_bit_for_bit(tmp_path: Path) -> None:
     graph, task = quantized(convolutional(), torch.randn(24, 2, 11, 12))
-    usable().compile(graph, task, tmp_path)
+    hls().compile(graph, task, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["samples"], report["mismatches"]) == (24, {"g++": 0})
     # Nothing is known of cells and clocks without the vendor's tool.
@@ -62,12 +60,10 @@ def test_the_cpp_equals_the_integers_bit_for_bit(tmp_path: Path) -> None:
     first = inputs.reshape(24, 11, 12, 2).transpose(0, 3, 1, 2).reshape(24, -1).astype(np.int64)
     np.testing.assert_array_equal(net.run(first), outputs)
     x = task.example[0].numpy()
-    np.testing.assert_array_equal(usable().load(tmp_path)(x)[0], net.dequantize(net.run(net.quantize(x))))
+    np.testing.assert_array_equal(hls().load(tmp_path)(x)[0], net.dequantize(net.run(net.quantize(x))))
 
 
-@pytest.mark.slow
 def test_large_networks_become_cpp_by_themselves(tmp_path: Path) -> None:
-    usable()
     graph, task = quantized(nn.Sequential(nn.Linear(160, 128), nn.ReLU(), nn.Linear(128, 3)), torch.randn(8, 160))
     make_target("fpga").compile(graph, task, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
@@ -77,7 +73,7 @@ def test_large_networks_become_cpp_by_themselves(tmp_path: Path) -> None:
 
 
 def test_what_hls_has_no_form_of_is_refused(tmp_path: Path) -> None:
-    target = usable(samples=2)
+    target = hls(samples=2)
     x = torch.randn(4, 2, 6, 6)
     for model, why in ((nn.Conv2d(2, 3, 3, dilation=2), "dilated"), (nn.Conv2d(2, 4, 3, groups=2), "grouped")):
         (folder := tmp_path / why).mkdir()

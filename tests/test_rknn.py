@@ -36,10 +36,9 @@ def test_what_the_compiler_prints_becomes_judged_quantities() -> None:
     assert read_log("nothing of that kind") == {}
 
 
+@pytest.mark.stack("rknn")
 def test_the_compiler_states_its_cost_and_the_simulator_runs_int8(tmp_path: Path) -> None:
     target = make_target("rknn", {"samples": 8})
-    if missing := target.missing():
-        pytest.skip(f"rknn needs: {missing}")
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
     x = torch.randn(8, 3, 8, 8)

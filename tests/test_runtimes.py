@@ -40,11 +40,9 @@ def test_signed_integers_change_no_number() -> None:
         assert torch.equal(signed(*task.example), graph(*task.example))
 
 
-@pytest.mark.parametrize("name", ["executorch", "iree"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.stack(n)) for n in ("executorch", "iree")])
 def test_a_quantized_graph_runs_in_pieces_of_another_size(name: str, tmp_path: Path) -> None:
     target = make_target(name, {"batch": 2})
-    if missing := target.missing():
-        pytest.skip(f"{name} needs: {missing}")
     graph, task = quantized()
     with torch.no_grad():
         expected = graph(*task.example).numpy()
@@ -57,10 +55,9 @@ def test_a_quantized_graph_runs_in_pieces_of_another_size(name: str, tmp_path: P
         assert (report["delegated"], report["left"]) == (1, {})
 
 
+@pytest.mark.stack("litert", "ethos_u")
 def test_vela_puts_every_operator_on_the_accelerator_and_states_its_cost(tmp_path: Path) -> None:
     target = make_target("ethos_u", {"samples": 3})
-    if missing := target.missing():
-        pytest.skip(f"ethos_u needs: {missing}")
     graph, task = quantized()
     with pytest.raises(Unsupported, match="Leave out Quantize"):
         target.compile(graph, task, tmp_path)

@@ -36,9 +36,8 @@ def test_signed_activations_have_no_zero_point_and_stay_close(task: Task) -> Non
     assert float((expected - found).abs().max()) < 0.05 * float(expected.abs().max())
 
 
+@pytest.mark.stack("tensorrt")
 def test_engines_are_built_without_a_gpu(task: Task, tmp_path: Path) -> None:
-    if need := environments.missing("tensorrt"):
-        pytest.skip(f"tensorrt needs: {need}")
     graph = capture(task.model, task.example)
     for name, made in {
         "float": graph,
@@ -66,10 +65,9 @@ class _Strange(nn.Module):
         return torch.special.airy_ai(x.double()).float()
 
 
+@pytest.mark.stack("tensorrt")
 def test_what_loading_calls_is_there() -> None:
     """Without a GPU no engine runs, but a name that these bindings lack is found here."""
-    if need := environments.missing("tensorrt"):
-        pytest.skip(f"tensorrt needs: {need}")
     source = inspect.getsource(type(make_target("tensorrt")).load)
     owners = {"trt": "trt", "runtime": "trt.Runtime", "engine": "trt.ICudaEngine", "context": "trt.IExecutionContext"}
     used = {f"{owners[who]}.{what}" for who, what in re.findall(r"\b(trt|runtime|engine|context)\.(\w+)\(", source)}

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import nn
 
 import hasten
-from hasten import environments
 from hasten.errors import InvalidInput
 from hasten.taskfile import load_task
 
@@ -148,9 +147,9 @@ def digits(folder: Path, layers: str) -> None:
     ok(folder, "init", "--kind", "numbers", "--data", "digits.csv", "--model", "mynet:make")
 
 
-def test_256_kilobytes_to_fit_into(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("litert", marks=pytest.mark.stack("litert"))])
+def test_256_kilobytes_to_fit_into(target: str, tmp_path: Path) -> None:
     digits(tmp_path, "nn.Linear(64, 448), nn.ReLU(), nn.Linear(448, 320), nn.ReLU(), nn.Linear(320, 10)")
-    target = "litert" if not environments.missing("litert") else "onnxruntime"
     limits = ["--max-size", "256KB", "--objective", "size", "--max-drop", "3%"]
     out = ok(tmp_path, "run", "task.py", *limits, "--targets", target, "--no-training")
     assert "passed" in out
@@ -161,17 +160,23 @@ def test_256_kilobytes_to_fit_into(tmp_path: Path) -> None:
     assert json.loads((best / "certificate.json").read_text())["passed"]
 
 
-def test_wanting_verilog(tmp_path: Path) -> None:
-    digits(tmp_path, "nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10)")
+def wanting_verilog(folder: Path) -> list[str]:
+    """The command line of somebody who wants logic."""
+    digits(folder, "nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10)")
     recipe = "steps: [{quantize: {placement: symmetric}}]\ntarget: {fpga: {simulator: interpreter, samples: 16}}\n"
-    (tmp_path / "verilog.yaml").write_text(recipe)
-    arguments = ["apply", "verilog.yaml", "task.py", "--out", "net.hasten"]
-    done = run(tmp_path, *arguments, HASTEN_ENVS=str(tmp_path / "empty"))
+    (folder / "verilog.yaml").write_text(recipe)
+    return ["apply", "verilog.yaml", "task.py", "--out", "net.hasten"]
+
+
+def test_wanting_verilog_without_its_tools(tmp_path: Path) -> None:
+    done = run(tmp_path, *wanting_verilog(tmp_path))
     assert done.returncode == 2
     assert "hasten targets install fpga" in done.stderr
-    if missing := environments.missing("fpga"):
-        pytest.skip(f"the fpga target needs: {missing}")
-    ok(tmp_path, *arguments)
+
+
+@pytest.mark.stack("fpga")
+def test_wanting_verilog(tmp_path: Path) -> None:
+    ok(tmp_path, *wanting_verilog(tmp_path))
     report = json.loads((tmp_path / "net.hasten" / "report.json").read_text())
     assert report["mismatches"] == {"interpreter": 0}
     assert "module network" in (tmp_path / "net.hasten" / "verilog" / "src" / "network.v").read_text()

@@ -10,16 +10,11 @@ from hasten import environments
 from hasten.gpu.products import convolution_reference, int8_conv2d, int8_linear
 
 
-@pytest.fixture(autouse=True)
-def _triton(request: pytest.FixtureRequest) -> None:
-    if "stack" in request.node.name and (need := environments.missing("triton")):
-        pytest.skip(f"triton needs: {need}")
-
-
+@pytest.mark.stack("triton")
 @pytest.mark.parametrize(
     ("capability", "ptx", "sass"), [(80, "mma.sync", "IMMA"), (89, "mma.sync", "IMMA"), (90, "wgmma", "IGMMA")]
 )
-def test_stack_machine_code_multiplies_int8_on_tensor_cores(capability: int, ptx: str, sass: str) -> None:
+def test_machine_code_multiplies_int8_on_tensor_cores(capability: int, ptx: str, sass: str) -> None:
     found = environments.call("triton", "machine_code", capability=capability, channels=64, filters=128, kernel=3)
     products = found["products"]
     assert any(name.startswith(ptx) and "s32.s8.s8" in name for name in products)
@@ -27,8 +22,9 @@ def test_stack_machine_code_multiplies_int8_on_tensor_cores(capability: int, ptx
     assert found["shared_bytes"] <= 100 * 1024
 
 
+@pytest.mark.stack("triton")
 @pytest.mark.parametrize(("stride", "padding", "dilation", "zero_point"), [(1, 1, 1, -128), (2, 0, 1, 3), (1, 2, 2, 0)])
-def test_stack_interpreter_equals_the_reference(
+def test_the_interpreter_equals_the_reference(
     stride: int, padding: int, dilation: int, zero_point: int, tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,6 @@ from hasten import judged
 from hasten.cli import app
 from hasten.errors import InvalidInput
 from hasten.quantities import parse_limits
-from hasten.recipe import make_target
 from hasten.report.data import run_data
 from hasten.report.table import result_table
 from hasten.search.space import usable_targets
@@ -209,9 +208,8 @@ def cli(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, object]]:
     return done.exit_code, json.loads(done.stdout)
 
 
+@pytest.mark.stack("fpga")
 def test_the_command_searches_under_a_limit_on_luts(tmp_path: Path) -> None:
-    if missing := make_target("fpga").missing():
-        pytest.skip(f"fpga needs: {missing}")
     code, found = cli(tmp_path, "--targets", "fpga", "--limit", "luts=20000", "--limit", "cycles=100")
     assert code == 0
     artifact = hasten.Artifact(tmp_path / "run" / "best.hasten")
@@ -223,11 +221,8 @@ def test_the_command_searches_under_a_limit_on_luts(tmp_path: Path) -> None:
     assert answers[0].shape == (4, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.stack("fpga", "tpu")
 def test_two_judged_targets_each_ship_their_best(tmp_path: Path) -> None:
-    for name in ("fpga", "tpu"):
-        if missing := make_target(name).missing():
-            pytest.skip(f"{name} needs: {missing}")
     limits = ("--limit", "luts=20000", "--limit", "hbm_bytes=1GB")
     code, found = cli(tmp_path, "--targets", "tpu,fpga", *limits)
     assert code == 0
@@ -241,9 +236,8 @@ def test_two_judged_targets_each_ship_their_best(tmp_path: Path) -> None:
     assert (stated["fpga"]["evidence"], stated["tpu"]["evidence"]) == ("simulated", "estimated")
 
 
+@pytest.mark.stack("fpga", "tpu")
 def test_fewer_finalists_than_targets_are_refused(digits_task: hasten.Task, tmp_path: Path) -> None:
-    if make_target("fpga").missing() or make_target("tpu").missing():
-        pytest.skip("fpga or tpu is not installed")
     budget = replace(QUICK, finalists=1)
     limits = {"luts": 1.0, "hbm_bytes": 1.0}
     with pytest.raises(InvalidInput, match="`finalists` must be at least"):
