@@ -91,13 +91,17 @@ def option(
     high: float | None = None,
     open_high: bool = False,
     grid: tuple[Any, ...] = (),
+    at_load: bool = False,
+    timed: tuple[Any, ...] = (),
 ) -> Any:
     """A dataclass field that knows its help text, its allowed values, and the values worth searching (`grid`).
 
-    `low` and `high` are inclusive bounds; with `open_high` the upper bound itself is excluded.
+    `low` and `high` are inclusive bounds; with `open_high` the upper bound itself is excluded. `at_load` says of an
+    option of a target that `compile` does not read it: what one value compiled is loaded with another. Of such an
+    option, `timed` are values of which a search takes the fastest without a trial for each.
     """
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "open_high": open_high, "grid": grid}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"at_load": at_load, "timed": timed})
 
 
 def check_options(instance: Any) -> None:

@@ -84,7 +84,8 @@ def open_artifact(
     Args:
         path: The artifact.
         replicas: Batches at a time; 0: every core, divided by `threads`.
-        threads: Threads inside one call, if its target has that option; 0: cores divided by replicas.
+        threads: Threads inside one call, if its target has that option; 0: cores divided by replicas, or the fewer
+            that the artifact was made to run with.
         processes: Every replica in a process of its own, with inputs and outputs in shared memory; one that dies is
             started again.
         pinned: Every replica keeps to cores of its own. In this process that needs replicas of one thread, whose work
@@ -98,10 +99,11 @@ def open_artifact(
             raise InvalidInput(f"`{name}` must be at least 0 (0: decide by the cores), but got {value}.")
     cores = usable_cores()
     replicas = replicas or max(1, cores // (threads or 1))
-    threads = threads or max(1, cores // replicas)
+    folder, manifest = Path(path), Artifact(Path(path)).manifest
+    own = manifest["target"]["options"].get("threads") or cores
+    threads = threads or min(own, max(1, cores // replicas))
     # Replicas that share cores slow each other down when their idle threads spin.
     options = {"threads": threads} | ({"spinning": False} if replicas * threads > 1 else {})
-    folder, manifest = Path(path), Artifact(Path(path)).manifest
     pins = divide_cores(replicas, threads) if pinned else ()
     lanes = _Processes(folder, options, replicas, pins) if processes else _threads(folder, manifest, options, replicas)
     batches = {x["shape"][0] for x in manifest["inputs"]}

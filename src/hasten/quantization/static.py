@@ -26,8 +26,9 @@ from hasten.quantization.torchao import (
 )
 from hasten.task import Inputs
 
-# Every position of every sample counts, so few samples are enough; layers with few positions decide how many.
-_REFINING_SAMPLES = 128
+# Every position of every sample counts, so few samples are enough; layers with few positions decide how many. All of
+# them pass a layer as one batch. A mean for a bias settles long before the products that weights are rounded against.
+_ROUNDING_SAMPLES, _BIAS_SAMPLES = 128, 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def quantize_statically(graph: GraphModule, example: Inputs, batches: Iterable[I
     """
     reference = inference_form(graph, example)
     prepared = prepare(reference, scheme)
-    first = calibrate(prepared, batches)
+    first = calibrate(prepared, batches, _BIAS_SAMPLES if scheme.rounding == "nearest" else _ROUNDING_SAMPLES)
     quantized = convert(prepared)
     if scheme.rounding != "nearest" or scheme.bias_correction:
         refine(quantized, reference, first, rounding=scheme.rounding, biases=scheme.bias_correction)
@@ -113,8 +114,8 @@ def inference_form(graph: GraphModule, example: Inputs, *, share_tensors: bool =
     return fresh
 
 
-def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
-    """Run the observed graph on `batches` and return their first samples, as many as refining looks at."""
+def calibrate(prepared: GraphModule, batches: Iterable[Inputs], kept: int = _ROUNDING_SAMPLES) -> Inputs:
+    """Run the observed graph on `batches` and return their first `kept` samples, those that refining looks at."""
 
     def observed() -> Iterator[Inputs]:
         for inputs in batches:
@@ -123,7 +124,7 @@ def calibrate(prepared: GraphModule, batches: Iterable[Inputs]) -> Inputs:
 
     with torch.no_grad():
         seen = observed()
-        first = one_batch(seen, _REFINING_SAMPLES)
+        first = one_batch(seen, kept)
         for _ in seen:
             pass
     return first

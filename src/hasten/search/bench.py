@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +19,12 @@ from hasten.measure.arrays import ArrayFile
 from hasten.measure.energy import EnergyCounter, compare_energy
 from hasten.measure.holdout import Holdout
 from hasten.measure.latency import Latency, best_throughput, compare
-from hasten.measure.worker import Worker
-from hasten.recipe import Recipe, make_target
+from hasten.measure.worker import ProgramFailed, Worker
+from hasten.recipe import Recipe, Target, describe, make_target
 from hasten.search.compiler import COMPILE_SECONDS, Compiler, reason
 from hasten.search.graphs import GraphStore
 from hasten.search.limits import stated
+from hasten.search.loading import compiled_as, fastest, ways
 from hasten.search.space import BASELINE
 from hasten.search.trial import Trial, merit_of
 from hasten.task import Task
@@ -78,6 +79,7 @@ class Bench:
         self._folder = folder
         self.objective = objective
         self.limits = dict(limits or {})
+        self._compiled: dict[tuple[Any, ...], Path] = {}
         self._counter = EnergyCounter() if objective == "energy" else None
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
         self.sizes = Sizes(fixed, fixed or 1, fixed or _EVALUATION_BATCH, fixed or 64)
@@ -150,16 +152,19 @@ class Bench:
             self.revive()
             recipe = self._compile(number, recipe, seconds, limit_s)
             trial = replace(trial, recipe=recipe)
-            with clock(seconds, "load"):
-                worker = self.worker(number, recipe)
             values: dict[str, float] = {}
-            with worker:
+            loaded: dict[str, float] = {}
+            with ExitStack() as programs:
+                with clock(seconds, "load"):
+                    workers = self._load(programs, number, recipe)
                 if self.limits:
-                    latency = None
+                    latency, worker = None, workers[recipe.target]
                     values, gain = stated(recipe.target, self.folder(number), self.limits)
                 else:
                     with clock(seconds, "latency"):
-                        latency, gain = self._measure(worker, folder_bytes(self.folder(number)))
+                        target, latency, gain, loaded = self._measure(workers, folder_bytes(self.folder(number)))
+                    worker, recipe = workers[target], replace(recipe, target=target)
+                    trial = replace(trial, recipe=recipe, loaded=loaded)
                     merit = merit_of(latency, gain)
                     if merit < _HOPELESS:
                         return replace(trial, failure=f"{merit:.2f} times as good as the original: not worth scoring.")
@@ -201,28 +206,46 @@ class Bench:
             if self.objective == "size":
                 return folder_bytes(self.folder(0)) / folder_bytes(folder / "compiled"), seconds
             with clock(seconds, "latency"), Worker(recipe.target, folder / "compiled", folder / "log.txt") as worker:
-                latency, gain = self._measure(worker, folder_bytes(folder / "compiled"))
+                _, latency, gain, _ = self._measure({recipe.target: worker}, folder_bytes(folder / "compiled"))
             return merit_of(latency, gain), seconds
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _measure(self, worker: Worker, size_bytes: int) -> tuple[Latency, float]:
-        """Latency, and times better than the original in the objective (NaN if that is the latency)."""
-        pair, inputs = {"original": self.baseline, "candidate": worker}, self.holdout.inputs
-        latency = compare(pair, "original", inputs, batch=self.sizes.latency, turns=_QUICK_TURNS)["candidate"]
+    def _load(self, programs: ExitStack, number: int, recipe: Recipe) -> dict[Target, Worker]:
+        """A trial's program in every way that is worth timing, its own first."""
+        workers = {recipe.target: programs.enter_context(self.worker(number, recipe))}
+        if self.objective == "latency" and not self.limits:
+            for way in ways(recipe.target)[1:]:
+                with suppress(ProgramFailed):  # the program as it was asked for runs
+                    workers[way] = programs.enter_context(self.worker(number, replace(recipe, target=way)))
+        return workers
+
+    def _measure(
+        self, workers: Mapping[Target, Worker], size_bytes: int
+    ) -> tuple[Target, Latency, float, dict[str, float]]:
+        """The fastest of several ways to load a program; its latency; times better than the original in the objective
+        (NaN if that is the latency); and where there were several ways, times faster than the original by each.
+        """
+        inputs, batch = self.holdout.inputs, self.sizes.latency
+        named = {describe(way): worker for way, worker in workers.items()}
+        latencies = compare({"original": self.baseline} | named, "original", inputs, batch=batch, turns=_QUICK_TURNS)
+        target = fastest({way: latencies[describe(way)].ratio for way in workers})
+        loaded = {name: latencies[name].ratio for name in named} if len(named) > 1 else {}
+        for way, worker in workers.items():
+            if way != target:
+                worker.close()
+        latency, pair = latencies[describe(target)], {"original": self.baseline, "candidate": workers[target]}
         if self.objective == "latency" and latency.ratio_high > _WIDE * latency.ratio_low:
-            latency = compare(pair, "original", inputs, batch=self.sizes.latency, turns=_MORE_TURNS)["candidate"]
+            latency = compare(pair, "original", inputs, batch=batch, turns=_MORE_TURNS)["candidate"]
         gain = float("nan")
         if self.objective == "size":
             gain = folder_bytes(self.folder(0)) / max(size_bytes, 1)
         elif self.objective == "throughput":
-            smallest, largest = self.sizes.latency, self.sizes.largest
-            found = best_throughput(pair, "original", inputs, smallest=smallest, largest=largest)
+            found = best_throughput(pair, "original", inputs, smallest=batch, largest=self.sizes.largest)
             gain = found["candidate"].ratio
         elif self._counter is not None:
-            batch = self.sizes.latency
             gain = compare_energy(self._counter, pair, "original", inputs, batch, _QUICK_TURNS)["candidate"]
-        return latency, gain
+        return target, latency, gain, loaded
 
     def folder(self, number: int) -> Path:
         """What the target compiled for a trial."""
@@ -261,9 +284,15 @@ class Bench:
         folder = self.folder(number)
         folder.mkdir(parents=True)
         graph, steps = self.graphs.after(recipe.steps, seconds, limit_s)
+        recipe = replace(recipe, steps=steps)
+        same = self._compiled.get(compiled_as(recipe))
         with clock(seconds, "compile"):
-            self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder)
-        return replace(recipe, steps=steps)
+            if same is not None and same.is_dir():
+                shutil.copytree(same, folder, dirs_exist_ok=True)
+            else:
+                self._compiler.compile(recipe.target, fuse(graph, self.task), self.task, folder)
+        self._compiled[compiled_as(recipe)] = folder
+        return recipe
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hasten.artifact import Artifact
-from hasten.recipe import name_of
+from hasten.recipe import describe, name_of
 from hasten.search.finals import Final
 from hasten.search.limits import applying
 from hasten.search.session import Session
@@ -19,7 +19,8 @@ def ship_final(session: Session, final: Final, name: str) -> Artifact:
     found: dict[str, Any] = {}
     if final.latency is not None and final.throughput is not None:
         found = {"latency": final.latency.to_json(), "throughput": final.throughput.to_json()}
-    certificate = final.certificate.to_json()
+    # It holds for the program as it is loaded: threads decide the order of sums.
+    certificate = final.certificate.to_json() | {"program": describe(final.trial.recipe.target)}
     if final.trial.judged:
         statement = judgement(session, final)
         found |= statement

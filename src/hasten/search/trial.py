@@ -28,6 +28,8 @@ class Trial:
         size_bytes: Of the target's files.
         peak_memory_bytes: Resident memory of the measuring process, runtime included.
         seconds: Wall time spent, by stage.
+        loaded: Times faster than the original by the ways its program was loaded, where several were timed; the
+            fastest is the recipe's target.
         judged: What the target stated of a program that is not timed, by name; then there is no `latency`.
     """
 
@@ -42,6 +44,7 @@ class Trial:
     size_bytes: int = 0
     peak_memory_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    loaded: dict[str, float] = field(default_factory=dict)
     judged: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -23,7 +23,9 @@ class Eager:
     # Linear layers may read activations that are rounded as they come.
     dynamic_activations: ClassVar[bool] = True
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

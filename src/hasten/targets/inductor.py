@@ -23,7 +23,9 @@ class Inductor:
     evidence: ClassVar[str] = "timed"
     native_code: ClassVar[bool] = True
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True
+    )
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "arithmetic of matrix work", choices=("fp32", "bf16"), grid=("fp32", "bf16")
     )

@@ -25,7 +25,9 @@ class Iree:
 
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
     integer: bool = option(True, "int8 products as s8 x s8 -> s32 instead of float products of dequantized values")
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True, timed=(0, 1)
+    )
     batch: int = option(1, "samples that the program takes at once; more are run in pieces", low=1)
 
     def __post_init__(self) -> None:

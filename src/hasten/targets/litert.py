@@ -26,7 +26,9 @@ class LiteRt:
         choices=("fp32", "int8"),
         grid=("fp32", "int8"),
     )
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True, timed=(0, 1)
+    )
     batch: int = option(1, "samples that the file takes at once; more are run in pieces", low=1)
     samples: int = option(128, "calibration samples to look at for int8", low=1)
 

@@ -33,12 +33,20 @@ class OnnxRuntime:
     packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_clamps",)
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
-    spinning: bool = option(True, "idle threads spin before they sleep: faster alone, harmful beside others")
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True, timed=(0, 1)
+    )
+    spinning: bool = option(
+        True, "idle threads spin before they sleep: faster alone, harmful beside others", at_load=True
+    )
     precision: Literal["fp32"] = option("fp32", "arithmetic of whatever is not quantized", choices=("fp32",))
 
     device: Literal["cpu", "cuda"] = option(
-        "cpu", "what runs it; cuda: in fp32, whatever is quantized too", choices=("cpu", "cuda"), grid=("cpu", "cuda")
+        "cpu",
+        "what runs it; cuda: in fp32, whatever is quantized too",
+        choices=("cpu", "cuda"),
+        grid=("cpu", "cuda"),
+        at_load=True,
     )
 
     def __post_init__(self) -> None:

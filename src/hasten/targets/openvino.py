@@ -32,9 +32,15 @@ class OpenVino:
     packed_weights: ClassVar[tuple[tuple[int, int | None], ...]] = ((8, None), (4, 32), (4, 128))
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
 
-    threads: int = option(0, "threads inside one call; 0: every core this process may use", low=0, high=1024)
+    threads: int = option(
+        0, "threads inside one call; 0: every core this process may use", low=0, high=1024, at_load=True, timed=(0, 1)
+    )
     precision: Literal["fp32", "bf16"] = option(
-        "fp32", "arithmetic of whatever is not quantized", choices=("fp32", "bf16"), grid=("fp32", "bf16")
+        "fp32",
+        "arithmetic of whatever is not quantized",
+        choices=("fp32", "bf16"),
+        grid=("fp32", "bf16"),
+        at_load=True,
     )
 
     def __post_init__(self) -> None:
