@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from hasten.graph.duplicate import duplicate
 from hasten.graph.parameters import new_parameter
 
 aten = torch.ops.aten
 
 # Large enough that softmax gives exactly zero, small enough that adding it to any score stays finite.
 _MASKED = -1e9
+# [N, heads, tokens, width].
+_RANK = 4
 
 
 def decompose_attention(graph: GraphModule) -> int:
@@ -21,15 +24,37 @@ def decompose_attention(graph: GraphModule) -> int:
     out completely goes: such a row attends to all keys alike, where the fused operator answers zeros.
     Calls with dropout or with grouped queries stay as they are.
     """
-    count = 0
-    for node in list(graph.graph.nodes):
-        if node.target == aten.scaled_dot_product_attention.default and _is_plain(node):
-            _replace(graph, node)
-            count += 1
-    if count:
+    return _decompose(graph, _attentions(graph))
+
+
+def decompose_without_heads(graph: GraphModule) -> GraphModule:
+    """`graph` with attention that is not over [N, heads, tokens, width] in its parts: ONNX's exporter reads no other.
+
+    A copy, or `graph` itself when all of its attention has heads.
+    """
+    if all(_has_heads(node) for node in _attentions(graph)):
+        return graph
+    changed = duplicate(graph)
+    _decompose(changed, [node for node in _attentions(changed) if not _has_heads(node)])
+    return changed
+
+
+def _attentions(graph: GraphModule) -> list[Node]:
+    return [node for node in graph.graph.nodes if node.target == aten.scaled_dot_product_attention.default]
+
+
+def _has_heads(node: Node) -> bool:
+    return node.args[0].meta["val"].ndim == _RANK  # type: ignore[union-attr, no-any-return]
+
+
+def _decompose(graph: GraphModule, attentions: list[Node]) -> int:
+    plain = [node for node in attentions if _is_plain(node)]
+    for node in plain:
+        _replace(graph, node)
+    if plain:
         graph.graph.eliminate_dead_code()
         graph.recompile()
-    return count
+    return len(plain)
 
 
 def _argument(node: Node, position: int, name: str, default: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from hasten.errors import Unsupported
+from hasten.graph.attention import decompose_without_heads
 from hasten.graph.capture import export, has_dynamic_batch, outputs, placeholders
 from hasten.graph.quiet import quiet
 from hasten.task import Inputs
@@ -40,7 +41,7 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path, opset: int | Non
     with quiet("torch.onnx", "onnxscript", "onnx_ir", categories=(Warning,)), contextlib.redirect_stdout(io.StringIO()):
         try:
             program = torch.onnx.export(
-                export(graph, example),
+                export(decompose_without_heads(graph), example),
                 dynamo=True,
                 input_names=names_in,
                 output_names=names_out,
