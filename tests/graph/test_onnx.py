@@ -24,6 +24,8 @@ MASKS = {
 class Attention(nn.Module):
     """Over x [N, *leading, TOKENS, 3 WIDTH] without heads: query, key and value are its thirds."""
 
+    mask: Tensor | None
+
     def __init__(self, mask: str = "none", causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
