@@ -3,7 +3,7 @@
     python benchmarks/doctor.py diagnose [NETWORK ...]    whole diagnoses: their time, sums of layers, floors, advice
     python benchmarks/doctor.py apply [NETWORK ...]       make what they advised, in full, with calibration and all
     python benchmarks/doctor.py gain [NETWORK ...]        time what was made, in turns with the subject as it was
-    python benchmarks/doctor.py page                      print the tables of docs/doctor.md
+    python benchmarks/doctor.py page                      write the tables into docs/doctor.md
 
 `diagnose` and `gain` need the machine to themselves; `apply` does not.
 """
@@ -34,6 +34,7 @@ from hasten.recipe import Recipe, make_target
 from hasten_bench.nets import cifar_resnet, mobilenet_v2
 
 RESULTS = Path(__file__).parent / "results" / "doctor.json"
+PAGE = Path(__file__).parents[1] / "docs" / "doctor.md"
 MADE = Path(os.environ.get("HASTEN_BENCH_CACHE", Path.home() / ".cache" / "hasten-bench")) / "doctor"
 TURNS = 9
 CLOSE, ADDS_UP = 0.25, 0.10
@@ -206,7 +207,12 @@ def main(command: str, names: list[str]) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
     networks = results["networks"]
     if command == "page":
-        print(page(networks))
+        before, _, rest = PAGE.read_text().partition("<!-- measured:begin -->\n")
+        after = rest.partition("<!-- measured:end -->")[2]
+        PAGE.write_text(
+            f"{before}<!-- measured:begin -->\n{page(networks)}\n\nOn {results['machine']['cpu']}, "
+            f"{results['machine']['cores']} cores.\n<!-- measured:end -->{after}"
+        )
         return
     for name in names or list(NETWORKS):
         started = time.perf_counter()
