@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from hasten.distillation.features import reads_features
 from hasten.distillation.teacher import Pairs
 from hasten.recipe import Recipe, Technique, make_technique, name_of, options_of
 from hasten.search.candidates import (
@@ -224,6 +225,7 @@ def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: 
         raise OutOfTime
     options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
     options |= {"freeze_batch_norm": True} if a.frozen else {}
+    options |= {"features": "last"} if reads_features(session.bench.graphs.after((), {})[0]) else {}
     recipe = ending.recipe((*done, make_technique("distill", options)))
     return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 

@@ -206,12 +206,14 @@ class Session:
         return self.journal.once(event, key, careful)
 
     def trial_s(self, recipe: Recipe) -> float:
-        """What a trial takes beside its training: the mean of those of its target and techniques, learned so far."""
+        """What a trial takes beside its training: the longest of its target so far (some shared what was compiled), and
+        the mean of its techniques.
+        """
         own = [
             sum(_measuring(t)) for t in self.trials if t.measured and name_of(t.recipe.target) == name_of(recipe.target)
         ]
-        own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.measured] or [_FIRST_GUESS_S]
-        return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
+        others = [sum(_measuring(t)) for t in self.trials[1:] if t.measured] or [_FIRST_GUESS_S]
+        return max(own, default=sum(others) / len(others)) + sum(map(self.step_s, recipe.steps))
 
     def step_s(self, step: Technique) -> float:
         """Mean seconds that a technique took so far, rounding as in `step` if it rounds.
