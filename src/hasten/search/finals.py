@@ -138,7 +138,9 @@ def _most_expected(within: list[Trial], budget: Budget, counts: tuple[int, int])
 
     near = sorted(within, key=lambda t: -alone(t))[: max(_MOST_CONSIDERED, places)]
     # All places but the last have equal shares.
-    orders = ((*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1))
+    orders: list[tuple[Trial, ...]] = [
+        (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
+    ]
     return list(max(orders, key=expected))
 
 
