@@ -53,11 +53,13 @@ def test_a_few_changes_of_the_whole_network_are_timed_and_the_best_is_trained(
     assert len(timed) == 4  # half of every layer sets what a timing takes, and is not timed twice
     assert timed[0].startswith("prune_filters(ratio=0.5")
     assert timed[1] == "lower_resolution(side=0.72)"
-    assert timed[2].startswith("prune_filters(ratio=0.25")
-    assert timed[3] == "lower_resolution(side=0.58)"
+    assert timed[2] == "lower_resolution(side=0.58)"
+    assert timed[3] == "shrink(depth=0.75)"
     chosen = {d["what"]: d for d in journal.read("decision") if "measured damage" in d["why"]}
-    half, quarter = chosen["cut all by 50%"], chosen["cut all by 25%"]
-    assert half["predicted_gain"] > quarter["predicted_gain"] > 1.07
+    half, blocks = chosen["cut all by 50%"], chosen["shrink(depth=0.75)"]
+    assert half["predicted_gain"] > blocks["predicted_gain"] > 1.07
+    # Fewer pixels make no file smaller, so nobody asks what they would damage further.
+    assert not any(name.startswith("lower_resolution") for name in chosen)
     trained = [t for t in result.trials if any(name_of(step) == "distill" for step in t.recipe.steps)]
     assert trained
     assert not any(t.failure for t in trained)

@@ -121,17 +121,18 @@ class Candidates:
         self.probes = probes
         self._modelled: dict[float, float] = {}
 
-    def first(self, base: float) -> list[Architecture]:
+    def first(self, base: float, least: float = 0.0) -> list[Architecture]:
         """Architectures on the front of measured cost and predicted damage; none where cutting does not pay.
 
         Args:
             base: Merit of the network that is not cut.
+            least: Merit that something must have to be of use.
         """
         ample = self.probes >= _AMPLE_PROBES
         if not ample and any(self._sides_and_depths()):
             why = f"time allows for {self.probes} timings; these need no sensitivity of every group"
             self.session.decide("only what changes the whole network", True, why)
-            return self._few()
+            return self._few(least)
         whole = self._whole()
         found = [a for name, steps in whole if (a := self._measured(name, steps)) is not None]
         if not self.stages:
@@ -166,13 +167,13 @@ class Candidates:
         name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
         return Architecture(name, steps, merit, damage, self.finish)
 
-    def _few(self) -> list[Architecture]:
-        """The few changes of the whole network that have done best for their speed, in the order they are worth a
-        timing: fewer pixels, every layer narrower (half was timed already), fewer blocks.
+    def _few(self, least: float) -> list[Architecture]:
+        """The few changes of the whole network that reach the merit `least`, in the order they are worth a timing:
+        fewer pixels, every layer narrower (half was timed already), fewer blocks.
         """
         sides, depths = self._sides_and_depths()
         cuts = [uniform(self.stages, share) for share in _CUTS] if self.stages else []
-        ranked: list[Steps | Shares] = [*sides[1:2], *cuts, *sides[2:], *depths[:1], *sides[:1], *depths[1:]]
+        ranked: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths[:1], *cuts[1:], *sides[:1]]
         found = []
         for entry in ranked[: self.probes + len(cuts[:1])]:
             if isinstance(entry, tuple):
@@ -180,8 +181,10 @@ class Candidates:
             elif (cost := self._cost(entry)) is not None:
                 steps = steps_of(self.stages, entry, {}, "activation_l2", refitted=_QUICKLY_REFITTED)
                 name = f"cut all by {next(iter(entry.values())):.0%}"
-                found.append(with_damage(self.session, Architecture(name, steps, 1 / cost, _UNKNOWN, self.finish)))
-        return [a for a in found if a is not None]
+                found.append(Architecture(name, steps, 1 / cost, _UNKNOWN, self.finish))
+        # Refitting takes as long as several timings, so only what would win is refitted to measure its damage.
+        wins = [a for a in found if a is not None and a.merit >= least]
+        return [with_damage(self.session, a) for a in wins]
 
     def _whole(self) -> list[tuple[str, Steps]]:
         """What changes the whole network: fewer pixels, fewer residual blocks, both."""

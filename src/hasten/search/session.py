@@ -22,7 +22,7 @@ from hasten.task import Budget
 
 _FIRST_GUESS_S = 5.0
 # Starting runtimes, warming up, interleaved turns, packing: what the finals take beside inference.
-_FINALS_FIXED_S = 25.0
+_FINALS_FIXED_S = 12.0
 _SAFETY = 1.15
 # What calibration takes, in inferences of the original per sample, until it is known.
 _PASSES_NEAREST, _PASSES = 5, 25
