@@ -141,7 +141,8 @@ def _most_expected(within: list[Trial], budget: Budget, counts: tuple[int, int])
     orders: list[tuple[Trial, ...]] = [
         (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
     ]
-    return list(max(orders, key=expected))
+    best = max(orders, key=expected)
+    return list(best)
 
 
 def chance(trial: Trial, budget: Budget, searched: int, certified: int, share: float | None = None) -> float:
