@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hasten.distillation.features import FeatureDistance, pair_by_depth
+from hasten.distillation.features import FeatureDistance, pair_by_depth, pair_last, reads_features
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import capture
 from hasten.graph.taps import values
@@ -48,6 +48,21 @@ def test_pairs_by_relative_depth_without_images() -> None:
     assert pairs == (("relu", "relu_2"), ("relu_1", "relu_5"))
     with pytest.raises(Unsupported, match="the student has no residual block and no activation"):
         pair_by_depth(capture(nn.Linear(6, 2), x), capture(mlp(1), x), x)
+
+
+def test_the_last_pair_is_what_the_last_linear_layer_reads_before_dropout() -> None:
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, 3))
+
+    x = (torch.randn(4, 6),)
+    student, teacher = capture(net(4), x), capture(net(8), x)
+    assert pair_last(student, teacher) == (("relu", "relu"),)
+    assert [tuple(values(g, x)["relu"].shape) for g in (student, teacher)] == [(4, 4), (4, 8)]
+    assert reads_features(teacher)
+    assert not reads_features(capture(nn.Sequential(nn.ReLU(), nn.Linear(6, 9)), x)), "its answers say more"
+    assert not reads_features(capture(nn.Linear(6, 3), x)), "it reads the input itself"
+    with pytest.raises(Unsupported, match="must find a linear layer"):
+        pair_last(capture(nn.ReLU(), x), teacher)
 
 
 def test_hint_without_projection_is_the_relative_squared_distance() -> None:

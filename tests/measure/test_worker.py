@@ -93,6 +93,8 @@ def test_a_wrong_input_is_an_error_not_a_crash(compiled: Path, tmp_path: Path) -
             worker.warm_up([file], 1)
         good = _written(tmp_path / "y.bin", np.zeros((4, 1, 8, 8), np.float32))
         assert worker.warm_up([good], 1) > 0
+        assert worker.warm_up([good], 1) == 0, "it is warm"
+        assert worker.warm_up([good], 2) > 0, "other sizes set up anew"
 
 
 def test_batches_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -239,6 +239,11 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     sure = _trial(6, 9.0, -0.002, 0.01)
     assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1))] == [5]
     assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1), (400, 1000))] == [6]
+    # The bold one's only chance is the large share of the error; the sure one passes with the small one too.
+    bolder = _trial(7, 14.0, -0.003, 0.03)
+    placed = choose_finalists([original, sure, bolder, _trial(8, 3.0, 0.0, 0.0)], Budget(finalists=2), (400, 1000))
+    assert [t.number for t in placed] == [7, 6]
+    assert chance(sure, Budget(), 400, 1000, 0.1) < chance(sure, Budget(), 400, 1000)
     assert chance(sure, Budget(), 400, 1000) > 0.5 > chance(bold, Budget(), 400, 1000)
     smaller = replace(slower, size_bytes=5)
     assert choose_finalists([replace(original, size_bytes=50), smaller], Budget(max_size_bytes=10)) == [smaller]

@@ -21,6 +21,7 @@ _MOST_PAIRS = 4
 _ATEN = torch.ops.aten
 _ADDITIONS = {_ATEN.add.Tensor, _ATEN.add_.Tensor}
 _AFTER_ADDITION = {_ATEN.relu.default, _ATEN.relu_.default, _ATEN.layer_norm.default, _ATEN.dropout.default}
+_DROPOUT = {_ATEN.dropout.default, _ATEN.dropout_.default}
 _ACTIVATIONS = {
     *(_ATEN.relu.default, _ATEN.relu_.default, _ATEN.gelu.default, _ATEN.silu.default, _ATEN.silu_.default),
     *(_ATEN.hardswish.default, _ATEN.hardswish_.default, _ATEN.hardtanh.default, _ATEN.hardtanh_.default),
@@ -50,6 +51,33 @@ def pair_by_depth(student: GraphModule, teacher: GraphModule, example: Inputs) -
     count = min(_MOST_PAIRS, *(len(found) for found in shapes))
     names = [[list(found)[math.ceil((i + 1) * len(found) / count) - 1] for i in range(count)] for found in shapes]
     return tuple(zip(*names, strict=True))
+
+
+def pair_last(student: GraphModule, teacher: GraphModule) -> tuple[Pair, ...]:
+    """One pair: what the last linear layer of each reads, before dropout.
+
+    A few class scores say little about a sample; the features that they are read from say a lot, and cost one layer's
+    input to keep. Source: Romero et al. 2015, "FitNets", with the last hidden layer as hint and guided layer.
+
+    Raises:
+        Unsupported: One of the graphs has no linear layer.
+    """
+    found = [_read_by_last_linear(graph) for graph in (student, teacher)]
+    if not all(found):
+        raise Unsupported("`features` 'last' must find a linear layer in both graphs, but one has none. Use 'auto'.")
+    return ((str(found[0]), str(found[1])),)
+
+
+def reads_features(graph: GraphModule) -> bool:
+    """Whether the last linear layer reads one vector per sample, wider than what it answers (see `pair_last`)."""
+    nodes = {node.name: node for node in graph.graph.nodes}
+    read = nodes.get(_read_by_last_linear(graph))
+    if read is None:
+        return False
+    layer = [node for node in graph.graph.nodes if node.target is _ATEN.linear.default][-1]
+    values = read.meta.get("val"), layer.meta.get("val")
+    shapes = [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+    return len(shapes) == 2 and len(shapes[0]) == 2 and int(shapes[0][1]) > int(shapes[1][-1])
 
 
 class FeatureDistance(nn.Module):
@@ -97,6 +125,17 @@ class FeatureDistance(nn.Module):
         if self.kind == "attention":
             return (attention_map(student) - attention_map(teacher)).square().sum(1).mean()
         return F.mse_loss(student, teacher) / teacher.var(correction=0).clamp_min(1e-8)
+
+
+def _read_by_last_linear(graph: GraphModule) -> str:
+    """Name of the node; empty if there is no linear layer."""
+    layers = [node for node in graph.graph.nodes if node.target is _ATEN.linear.default]
+    if not layers:
+        return ""
+    read = layers[-1].args[0]
+    while isinstance(read, Node) and read.target in _DROPOUT:
+        read = read.args[0]
+    return read.name if isinstance(read, Node) and read.op == "call_function" else ""
 
 
 def _candidates(graph: GraphModule, example: Inputs) -> dict[str, torch.Size]:

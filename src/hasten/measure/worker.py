@@ -27,6 +27,7 @@ from hasten.recipe import Program, Target, make_target, name_of, options_of
 _LOAD_SECONDS = 300.0
 _CALL_SECONDS = 900.0
 _STABLE = 0.05
+_WARM_SECONDS = 1.5
 
 
 class ProgramFailed(HastenError):
@@ -51,6 +52,7 @@ class Worker:
     def __init__(self, target: Target, folder: Path, log: Path) -> None:
         self.target = target
         self.failure = ""
+        self._warm: set[int] = set()
         self._log = log
         with log.open("ab") as sink:
             self._process = Child(environments.command(target, "hasten.measure.worker"), sink)
@@ -69,9 +71,17 @@ class Worker:
         return np.array(answer["times_s"])
 
     def warm_up(self, inputs: Sequence[ArrayFile], batch: int) -> int:
-        """Call until the time per call is stable (or 3 s have passed); returns the number of calls."""
+        """Call until the time per call is stable (or 1.5 s have passed); returns the number of calls.
+
+        A program that was warmed up at this batch is not again: what it set up it keeps, and a timing begins with calls
+        that do not count.
+        """
+        if batch in self._warm:
+            return 0
         files = [x.to_json() for x in inputs]
-        return int(self._call(_CALL_SECONDS, command="warm_up", inputs=files, batch=batch)["calls"])
+        calls = int(self._call(_CALL_SECONDS, command="warm_up", inputs=files, batch=batch)["calls"])
+        self._warm.add(batch)
+        return calls
 
     def infer(self, inputs: Sequence[ArrayFile], rows: np.ndarray, folder: Path, batch: int) -> list[ArrayFile]:
         """Run the rows `rows` [n] of `inputs` in batches of `batch`; the outputs are files of n rows in `folder`."""
@@ -198,7 +208,7 @@ def _time(program: Program, inputs: list[dict[str, Any]], batch: int, seconds: f
 def _warm_up(program: Program, inputs: list[dict[str, Any]], batch: int) -> dict[str, Any]:
     arrays = _rows(inputs, batch)
     times: list[float] = []
-    end = time.perf_counter() + 3
+    end = time.perf_counter() + _WARM_SECONDS
     while time.perf_counter() < end or len(times) < 2:
         start = time.perf_counter()
         program(*arrays)

@@ -32,7 +32,9 @@ from hasten.task import Task
 _QUICK_TURNS = 5
 # An interval wider than this is a disturbed measurement, and is made again for longer.
 _WIDE, _MORE_TURNS = 1.2, 13
-_EVALUATION_BATCH = 8
+# Large enough to share what a call costs; the values of larger ones no longer fit the allocator's heap, and fresh pages
+# for every call took an image network in eager PyTorch longer than one sample at a time.
+_EVALUATION_BATCH = 4
 # Scoring takes a multiple of the whole search part; what is this slow does not win.
 _HOPELESS = 0.4
 

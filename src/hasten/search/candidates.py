@@ -16,7 +16,7 @@ from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, unif
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
 from hasten.search.session import Session
-from hasten.search.stages import Shares, find_stages, stage_curves, steps_of
+from hasten.search.stages import REFITTED_SAMPLES, Shares, find_stages, stage_curves, steps_of
 from hasten.search.trial import Trial, fits, merit_text
 from hasten.training import mean_score
 
@@ -24,11 +24,16 @@ from hasten.training import mean_score
 _SHARE, _MOST_PROBES = 0.2, 20
 # Where the fewest that are of use take longer, they may take this share.
 _LARGEST_SHARE = 0.4
-FEWEST_PROBES, _AMPLE_PROBES = 3, 8
+FEWEST_PROBES, _AMPLE_PROBES = 3, 12
 _STAGES = 6
 _DEPTHS = (0.75, 0.5)
 _SIDES = (0.86, 0.72, 0.58)
 _FEWEST_BLOCKS = 4
+# Where there is little time: shares of every layer, in the order they are tried; samples to refit what is left on.
+_CUTS = (0.5, 0.25)
+_QUICKLY_REFITTED = 128
+# Damage of what could not be measured: as large as it is ever taken to be.
+_UNKNOWN = 2.0
 _NEAR = 1.25
 _ABOUT_EQUAL = 1.08
 _DAMAGE_ROWS = 32
@@ -116,19 +121,20 @@ class Candidates:
         self.probes = probes
         self._modelled: dict[float, float] = {}
 
-    def first(self, base: float) -> list[Architecture]:
+    def first(self, base: float, least: float = 0.0) -> list[Architecture]:
         """Architectures on the front of measured cost and predicted damage; none where cutting does not pay.
 
         Args:
             base: Merit of the network that is not cut.
+            least: Merit that something must have to be of use.
         """
         ample = self.probes >= _AMPLE_PROBES
-        whole = self._whole(ample)
+        if not ample and any(self._sides_and_depths()):
+            why = f"time allows for {self.probes} timings; these need no sensitivity of every group"
+            self.session.decide("only what changes the whole network", True, why)
+            return self._few(least)
+        whole = self._whole()
         found = [a for name, steps in whole if (a := self._measured(name, steps)) is not None]
-        if found and not ample:
-            why = "time allows for few timings; these need no sensitivity of every group"
-            self.session.decide("pixels and blocks alone", True, why)
-            return found
         if not self.stages:
             self.session.decide("pruning", False, "nothing can be cut exactly")
             return found
@@ -157,23 +163,41 @@ class Candidates:
         return self._architecture(shares, 1 / cost, sum(by_stage[name][share] for name, share in shares.items()))
 
     def _architecture(self, shares: Shares, merit: float, damage: float) -> Architecture:
-        steps = steps_of(self.stages, shares, self.curves, "activation_l2")
+        steps = steps_of(self.stages, shares, self.curves, "activation_l2", refitted=REFITTED_SAMPLES)
         name = "cut " + ", ".join(f"{stage} by {share:.0%}" for stage, share in sorted(shares.items()))
         return Architecture(name, steps, merit, damage, self.finish)
 
-    def _whole(self, ample: bool) -> list[tuple[str, Steps]]:
-        """What changes the whole network: fewer pixels, fewer residual blocks, both; few where time is short."""
+    def _few(self, least: float) -> list[Architecture]:
+        """The few changes of the whole network that reach the merit `least`, in the order they are worth a timing:
+        fewer pixels, every layer narrower (half was timed already), fewer blocks.
+        """
+        sides, depths = self._sides_and_depths()
+        cuts = [uniform(self.stages, share) for share in _CUTS] if self.stages else []
+        ranked: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths[:1], *cuts[1:], *sides[:1]]
+        found = []
+        for entry in ranked[: self.probes + len(cuts[:1])]:
+            if isinstance(entry, tuple):
+                found.append(self._measured(", ".join(map(describe, entry)), entry))
+            elif (cost := self._cost(entry)) is not None:
+                steps = steps_of(self.stages, entry, {}, "activation_l2", refitted=_QUICKLY_REFITTED)
+                name = f"cut all by {next(iter(entry.values())):.0%}"
+                found.append(Architecture(name, steps, 1 / cost, _UNKNOWN, self.finish))
+        # Refitting takes as long as several timings, so only what would win is refitted to measure its damage.
+        wins = [a for a in found if a is not None and a.merit >= least]
+        return [with_damage(self.session, a) for a in wins]
+
+    def _whole(self) -> list[tuple[str, Steps]]:
+        """What changes the whole network: fewer pixels, fewer residual blocks, both."""
+        sides, depths = self._sides_and_depths()
+        both: list[Steps] = [(*side, *depths[0]) for side in sides[:2]] if depths else []
+        return [(", ".join(map(describe, steps)), steps) for steps in (*sides, *depths, *both)]
+
+    def _sides_and_depths(self) -> tuple[list[Steps], list[Steps]]:
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
-        depths = [make_technique("shrink", {"depth": d, "unit": unit}) for d in _DEPTHS if count >= _FEWEST_BLOCKS]
-        sides = [make_technique("lower_resolution", {"side": side}) for side in _SIDES]
-        sides = [side for side in sides if self._applies(side)]
-        if not ample:
-            few = [*sides[1::-1], *depths][: self.probes]
-            return [(describe(step), (step,)) for step in few]
-        single: list[Steps] = [(step,) for step in (*sides, *depths)]
-        both: list[Steps] = [(side, depths[0]) for side in sides[:2]] if depths else []
-        return [(", ".join(map(describe, steps)), steps) for steps in (*single, *both)]
+        depths: list[Steps] = [(make_technique("shrink", {"depth": d, "unit": unit}),) for d in _DEPTHS]
+        sides: list[Steps] = [(make_technique("lower_resolution", {"side": side}),) for side in _SIDES]
+        return [s for s in sides if self._applies(s[0])], depths if count >= _FEWEST_BLOCKS else []
 
     def _applies(self, step: Technique) -> bool:
         try:
@@ -190,7 +214,7 @@ class Candidates:
 
     def _cost(self, shares: Shares) -> float | None:
         # Neither which units go nor what the others answer matters to the time, so the quickest way will do.
-        steps = steps_of(self.stages, shares, self.curves, "weight_l2", refitted=False)
+        steps = steps_of(self.stages, shares, self.curves, "weight_l2", refitted=0)
         result = probe(self.session, steps, self.finish)
         if "failure" in result:
             return None
@@ -269,7 +293,7 @@ def _half(session: Session) -> Steps:
     """What cuts all that can be cut exactly by a half; empty where that is nothing."""
     graph, _ = session.bench.graphs.after((), {})
     stages = find_stages(graph, 1)
-    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2", refitted=False)
+    return steps_of(stages, uniform(stages, 0.5), {}, "weight_l2", refitted=0)
 
 
 def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import NormalDist
 from typing import Any
 
@@ -18,6 +19,7 @@ from hasten.task import Budget
 
 _FINAL_TURNS = 15
 _SAFE_SHARE = 0.1
+_MOST_CONSIDERED = 8
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ class Finals:
 
 
 def choose_finalists(trials: list[Trial], budget: Budget, counts: tuple[int, int] | None = None) -> list[Trial]:
-    """The most promising trials within the budget on the search part, and among them one that is safe.
+    """The most promising trials within the budget on the search part, and last among them one that is safe.
 
-    A trial that is a little faster, but would hardly be certified, must not take the place of one that would. When
-    every good trial changes some predictions, the last place goes to the best of those that change the fewest, so
-    that a narrow failure of the best still leaves something certified.
+    A trial that is a little faster, but would hardly be certified, must not take the place of one that would. Where the
+    chance of a certificate can be predicted, the places, of which the last has the smallest share of the error, are
+    given so that the best that passes is expected to be worth the most. Else the last goes to the best of those that
+    change the fewest predictions, so that a narrow failure of the best still leaves something certified.
 
     Args:
         trials: The original first.
@@ -99,10 +102,7 @@ def choose_finalists(trials: list[Trial], budget: Budget, counts: tuple[int, int
         firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
         return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
     if counts is not None and within:
-        least = within[-1].merit
-        # Anything certified is worth one; every e times faster, one more.
-        worth = {t.number: 1 + math.log(t.merit / least) for t in within}
-        within.sort(key=lambda t: -worth[t.number] * chance(t, budget, *counts))
+        return _most_expected(within, budget, counts)
     chosen = within[: budget.finalists]
     if len(within) > len(chosen) and len(chosen) > 1:
         safest = min(within, key=lambda t: (t.changed, -t.merit))
@@ -111,7 +111,40 @@ def choose_finalists(trials: list[Trial], budget: Budget, counts: tuple[int, int
     return chosen
 
 
-def chance(trial: Trial, budget: Budget, searched: int, certified: int) -> float:
+def _most_expected(within: list[Trial], budget: Budget, counts: tuple[int, int]) -> list[Trial]:
+    """The places that are expected to be worth the most: anything certified one, every e times faster one more.
+
+    Args:
+        within: Trials that may be certified, at least one.
+        budget: What was asked for.
+        counts: Samples of the search part and of the certifying part.
+    """
+    least = min(t.merit for t in within)
+    worth = {t.number: 1 + math.log(t.merit / least) for t in within}
+    places = min(budget.finalists, len(within))
+    shares = error_shares(places)
+    chances = {(t.number, share): chance(t, budget, *counts, share) for t in within for share in shares}
+
+    def alone(t: Trial) -> float:
+        return worth[t.number] * max(chances[t.number, share] for share in shares)
+
+    def expected(order: tuple[Trial, ...]) -> float:
+        total, none_better = 0.0, 1.0
+        placed = sorted(zip(order, shares, strict=True), key=lambda pair: -pair[0].merit)
+        for t, share in placed:
+            total += none_better * chances[t.number, share] * worth[t.number]
+            none_better *= 1 - chances[t.number, share]
+        return total
+
+    near = sorted(within, key=lambda t: -alone(t))[: max(_MOST_CONSIDERED, places)]
+    # All places but the last have equal shares.
+    orders: list[tuple[Trial, ...]] = [
+        (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
+    ]
+    return list(max(orders, key=expected))
+
+
+def chance(trial: Trial, budget: Budget, searched: int, certified: int, share: float | None = None) -> float:
     """How likely a trial is to be certified, predicted from the search part.
 
     The certifying part's drop varies around that of the search part by the predictions that changed, and its bound lies
@@ -122,9 +155,10 @@ def chance(trial: Trial, budget: Budget, searched: int, certified: int) -> float
         budget: What was asked for.
         searched: Samples of the search part.
         certified: Samples of the certifying part.
+        share: Of the certificates' error that it gets; default: that of the first finalist.
     """
     changed = max(trial.changed, 1 / searched)
-    error = (1 - budget.confidence) * error_shares(budget.finalists)[0]
+    error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(changed / certified)
     unsure = math.sqrt(changed / certified + changed / searched)
     return NormalDist().cdf((budget.max_drop - trial.drop - margin) / unsure)

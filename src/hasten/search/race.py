@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from hasten.distillation.features import reads_features
 from hasten.distillation.teacher import Pairs
 from hasten.recipe import Recipe, Technique, make_technique, name_of, options_of
 from hasten.search.candidates import (
@@ -38,6 +39,8 @@ _BOUND_S, _MOST_RACES = 600.0, 2
 _FIRST_SHARE = 0.6
 # A drop of this many times the budget, after all its training, tells that even more is out of reach.
 _FAR = 2.0
+# A lone recovery of so many steps shows what a second race should try.
+_ENOUGH_STEPS = 60
 _FEWEST_STEPS = 10
 # Chance of a certificate from which on something counts as won.
 _RATHER = 0.5
@@ -97,7 +100,7 @@ def train_and_race(session: Session) -> None:
         return
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
-    pool = candidates.first(base)
+    pool = candidates.first(base, _MARGIN * _to_beat(session))
     ceiling = hopeless = float("inf")
     tried: set[Steps] = set()
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
@@ -224,6 +227,7 @@ def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: 
         raise OutOfTime
     options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
     options |= {"freeze_batch_norm": True} if a.frozen else {}
+    options |= {"features": "last"} if reads_features(session.bench.graphs.after((), {})[0]) else {}
     recipe = ending.recipe((*done, make_technique("distill", options)))
     return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 
@@ -316,11 +320,9 @@ def _plan(session: Session, finish: Finish, cost: StepCost, available: int, numb
         share = _FIRST_SHARE if number == 0 else 1.0
         left_s -= cost.teacher_s
         overhead_s = _overhead_s(session, finish.recipe(()), cost)
-        wide = plan_heat(share * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
-        # Too little for two races is best spent on one.
-        heat = (
-            wide if wide.entrants > 1 else plan_heat(0.9 * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
-        )
+        heat = plan_heat(share * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
+        if heat.entrants < 2 and heat.steps < _ENOUGH_STEPS:  # too little for two races is best spent on one
+            heat = plan_heat(0.9 * left_s, cost.step_s, overhead_s, cost.per_epoch, available)
         return asdict(heat) | {"left_s": left_s, "step_s": cost.step_s, "overhead_s": overhead_s}
 
     found = session.journal.once("plan", f"race {number + 1}", make)

@@ -22,7 +22,7 @@ from hasten.task import Budget
 
 _FIRST_GUESS_S = 5.0
 # Starting runtimes, warming up, interleaved turns, packing: what the finals take beside inference.
-_FINALS_FIXED_S = 25.0
+_FINALS_FIXED_S = 12.0
 _SAFETY = 1.15
 # What calibration takes, in inferences of the original per sample, until it is known.
 _PASSES_NEAREST, _PASSES = 5, 25
@@ -206,12 +206,14 @@ class Session:
         return self.journal.once(event, key, careful)
 
     def trial_s(self, recipe: Recipe) -> float:
-        """What a trial takes beside its training: the mean of those of its target and techniques, learned so far."""
+        """What a trial takes beside its training: the longest of its target so far (some shared what was compiled), and
+        the mean of its techniques.
+        """
         own = [
             sum(_measuring(t)) for t in self.trials if t.measured and name_of(t.recipe.target) == name_of(recipe.target)
         ]
-        own = own or [sum(_measuring(t)) for t in self.trials[1:] if t.measured] or [_FIRST_GUESS_S]
-        return sum(own) / len(own) + sum(map(self.step_s, recipe.steps))
+        others = [sum(_measuring(t)) for t in self.trials[1:] if t.measured] or [_FIRST_GUESS_S]
+        return max(own, default=sum(others) / len(others)) + sum(map(self.step_s, recipe.steps))
 
     def step_s(self, step: Technique) -> float:
         """Mean seconds that a technique took so far, rounding as in `step` if it rounds.

@@ -19,7 +19,7 @@ Shares = Mapping[str, float]
 
 _LARGEST = 0.875
 _SCORED_SAMPLES = 128
-_REFITTED_SAMPLES = 512
+REFITTED_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_stages(graph: GraphModule, count: int) -> list[Stage]:
 
 
 def steps_of(
-    stages: list[Stage], shares: Shares, curves: Curves, importance: str, *, refitted: bool = True
+    stages: list[Stage], shares: Shares, curves: Curves, importance: str, *, refitted: int = REFITTED_SAMPLES
 ) -> tuple[Technique, ...]:
     """The pruning steps that remove `shares` (by stage); within a stage, groups that bear it lose more.
 
@@ -68,7 +68,8 @@ def steps_of(
         shares: What to remove.
         curves: Damage by group.
         importance: What units are scored by.
-        refitted: Whether the layers left are refitted, which changes what the network answers, not how fast it is.
+        refitted: Samples that the layers left are refitted on, which changes what the network answers, not how fast it
+            is; 0: they are not.
     """
     steps = []
     for technique in KINDS:
@@ -80,8 +81,8 @@ def steps_of(
                 "ratios": tuple(sorted(groups.items())),
                 "importance": importance,
                 "round_to": min(stage.round_to for stage in own),
-                "samples": _SCORED_SAMPLES,
-                "reconstruct": _REFITTED_SAMPLES if refitted else 0,
+                "samples": min(_SCORED_SAMPLES, refitted or _SCORED_SAMPLES),
+                "reconstruct": refitted,
             }
             steps.append(make_technique(technique, options))
     return tuple(steps)

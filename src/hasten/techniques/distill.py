@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from hasten.distillation.features import FeatureDistance, Pair, pair_by_depth
+from hasten.distillation.features import FeatureDistance, Pair, pair_by_depth, pair_last
 from hasten.distillation.objective import Objective
 from hasten.distillation.structure import LossName, default_loss
 from hasten.distillation.teacher import AnswerCache, Pairs, TeacherBatches, is_random, teacher_key
@@ -53,8 +53,10 @@ class Distill:
         choices=_LOSSES,
     )
     beta: float = option(2.0, "weight of the classes that are not the label's in dkd", low=0.0)
-    features: Literal["none", "auto"] | tuple[Pair, ...] = option(
-        "none", "also match inner values: auto pairs them by depth; or pairs of (student node, teacher node)"
+    features: Literal["none", "auto", "last"] | tuple[Pair, ...] = option(
+        "none",
+        "also match inner values: auto pairs them by depth, last takes what the last linear layer reads; "
+        "or pairs of (student node, teacher node)",
     )
     feature_loss: Literal["hint", "attention"] = option(
         "hint", "values after a learned projection, or maps of where they are large", choices=("hint", "attention")
@@ -89,9 +91,9 @@ class Distill:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if isinstance(self.features, str) and self.features not in ("none", "auto"):
+        if isinstance(self.features, str) and self.features not in ("none", "auto", "last"):
             raise InvalidInput(
-                "`features` must be 'none', 'auto' or pairs of (student node, teacher node), "
+                "`features` must be 'none', 'auto', 'last' or pairs of (student node, teacher node), "
                 f"but got {self.features!r}."
             )
 
@@ -142,6 +144,8 @@ class Distill:
     def _pairs(self, graph: GraphModule, teacher: GraphModule, task: Task) -> tuple[Pair, ...]:
         if self.features == "none":
             return ()
+        if self.features == "last":
+            return pair_last(graph, teacher)
         if isinstance(self.features, str):
             return pair_by_depth(graph, teacher, task.example)
         return self.features
