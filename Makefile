@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## find the fastest certified version of a pretrained networ
 	$(BIN)/hasten run examples/solar.py --max-drop 1% --minutes 6 --out $(RUN)
 
 test: check  ## everything CI runs
-	$(BIN)/python -m pytest -m "$(QUICK)" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "$(QUICK)" -n 2 --dist worksteal
 
 test-all: check  ## the slow suites too, and those of the stacks that are installed
 	$(BIN)/python -m pytest

@@ -55,7 +55,7 @@ def vision(config: str, model: str, size: int = 224, **options: Any) -> hasten.T
     import transformers
 
     torch.manual_seed(0)
-    made = getattr(transformers, model)(getattr(transformers, config)(return_dict=False, **options)).eval()
+    made = getattr(transformers, model)(getattr(transformers, config)(**options)).eval()
     return of(First(made), torch.randn(4, 3, size, size))
 
 
@@ -63,7 +63,7 @@ def text(config: str, model: str, **options: Any) -> hasten.Task:
     import transformers
 
     torch.manual_seed(0)
-    made = getattr(transformers, model)(getattr(transformers, config)(return_dict=False, **options)).eval()
+    made = getattr(transformers, model)(getattr(transformers, config)(**options)).eval()
     return of(First(made), torch.randint(0, 1000, (4, 128)))
 
 

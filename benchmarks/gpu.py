@@ -1,6 +1,7 @@
 """hasten on an NVIDIA GPU beside torch.compile and torchao on the same networks, in turns, against measured ceilings.
 
-make bench-gpu                     everything, into benchmarks/results/gpu_<device>.json; about an hour
+make bench-gpu                     everything, into benchmarks/results/gpu_<device>.json; about an hour. Without a GPU
+                                   what can be built without one (gpu_dry.py), into benchmarks/results/gpu_not_run.json
 python benchmarks/gpu.py --device cpu --small --out x.json     the same code on tiny networks, to check it without a GPU
 
 Times are of the device alone: inputs are on it, launches are replayed from CUDA graphs on both sides. Weights are
@@ -289,7 +290,11 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("There is no CUDA GPU here. Check the code with: --device cpu --small --out gpu.json")
+        from gpu_dry import NOT_RUN, dry
+
+        out = arguments.out or Path(__file__).parent / "results" / "gpu_not_run.json"
+        dry(out, arguments.networks.split(","), arguments.small)
+        raise SystemExit(f"There is no CUDA GPU here: {out} says what was built, and of every row: {NOT_RUN}.")
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name()
     label = re.sub(r"\W+", "_", device.lower()).strip("_")
     out = arguments.out or Path(__file__).parent / "results" / f"gpu_{label}.json"

@@ -5,6 +5,8 @@
     python benchmarks/reliability.py networks --count 1000     # random networks through everything; nightly
     python benchmarks/reliability.py coverage REPORT.json      # keep what `coverage json` wrote
     python benchmarks/mutants.py                               # mutation testing; results of its own
+    python benchmarks/supply.py                                # components, licences, known holes
+    python benchmarks/deployed.py PYTHON...                    # an artifact in other interpreters, without PyTorch
     python benchmarks/reliability.py page > docs/reliability.md
 
 Every check is made on the processes and files themselves. A check that fails is recorded with what was seen.
@@ -29,10 +31,10 @@ import psutil
 from hasten.artifact import verify
 from hasten.errors import HastenError
 from hasten.machine import fingerprint
+from reliability_page import page
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "reliability.json"
-MUTANTS = RESULTS.with_name("mutants.json")
 TASK = str(ROOT / "examples" / "digits.py")
 MARK = "HASTEN_RELIABILITY"  # every process of a search has it in its environment
 PATIENCE_S = 30.0
@@ -145,8 +147,12 @@ def check(folder: Path, kept: set[str], seen: Kills) -> tuple[set[str], str]:
 
 
 def kills(count: int, seed: int, longest_s: float) -> None:
-    """Kill searches `count` times in all, resume each, begin another where one finished; what was seen is kept."""
+    """Kill searches `count` times, resume each, begin another where one finished.
+
+    What was seen is added to what is on record from other seeds; the same seed again takes the record's place.
+    """
     chance, seen = random.Random(seed), Kills()
+    before_this = json.loads(RESULTS.read_text()).get("kills", {}) if RESULTS.exists() else {}
     scratch = Path(tempfile.mkdtemp(prefix="hasten-reliability-"))
     kept: set[str] = set()
     while seen.kills < count:
@@ -165,8 +171,24 @@ def kills(count: int, seed: int, longest_s: float) -> None:
                 words = (scratch / f"{folder.name}.log").read_text()[-300:]
                 seen.problems.append(f"kill {seen.kills}: ended with {process.returncode} after {last!r}: {words}")
             seen.searches_finished, kept = seen.searches_finished + 1, set()
-        store("kills", asdict(seen) | {"seed": seed, "longest_s": longest_s, "device": fingerprint()})
+        settings = {"seeds": [seed], "longest_s": longest_s, "device": fingerprint()}
+        store("kills", added(before_this, asdict(seen) | settings))
         print(f"{seen.kills} kills, {seen.searches_finished} finished, {len(seen.problems)} problems", file=sys.stderr)
+
+
+def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The sum of two records of kills, unless both are of one seed."""
+    if not before or set(before["seeds"]) & set(now["seeds"]):
+        return now
+    made = dict(now)
+    for name in ("kills", "searches_finished", "trials_kept", "trials_done_twice", "children_at_kill",
+                 "artifacts_checked", "problems", "seeds"):  # fmt: skip
+        made[name] = before[name] + now[name]
+    for name in ("slowest_end_s", "longest_s"):
+        made[name] = max(before[name], now[name])
+    phases = {*before["by_phase"], *now["by_phase"]}
+    made["by_phase"] = {name: before["by_phase"].get(name, 0) + now["by_phase"].get(name, 0) for name in sorted(phases)}
+    return made
 
 
 def tests() -> None:
@@ -202,138 +224,12 @@ def coverage(report: Path) -> None:
                        "least": least, "files": len(files)})  # fmt: skip
 
 
-def store(part: str, value: dict[str, Any]) -> None:
+def store(part: str, value: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Put one part into the results, beside the others."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     scratch = RESULTS.with_suffix(".part")
     scratch.write_text(json.dumps(results | {part: value}, indent=1) + "\n")
     scratch.replace(RESULTS)
-
-
-FILES = {
-    "test_compiler": "a compiler that crashes, hangs, fills memory or the disk",
-    "test_faults": "runtimes, loaders, losses and disks that fail during a search",
-    "test_no_orphans": "a parent that is killed",
-    "test_machine_faults": "a disk that fills up, folders that cannot be written, a clock that jumps",
-    "test_hostile_artifacts": "artifacts and recipes that somebody made to harm",
-    "test_fuzz": "random and changed manifests, arrays, recipes, journals, plans and requests",
-    "test_fuzz_server": "hostile and random bytes over HTTP connections and in gRPC messages",
-    "test_random_networks": "random networks through capture, pruning, quantization and targets",
-}
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/reliability.md."""
-    lines = [
-        "# Reliability",
-        "",
-        "What was done to hasten, and what was left afterwards. Made by `benchmarks/reliability.py`; do not edit.",
-        "What each party is trusted with is in the [threat model](threat-model.md).",
-        "",
-    ]
-    if "kills" in results:
-        lines += _kills_section(results["kills"])
-    if "tests" in results:
-        lines += _tests_section(results["tests"])
-    if "networks" in results:
-        lines += _networks_section(results["networks"])
-    if MUTANTS.exists():
-        lines += _mutants_section(json.loads(MUTANTS.read_text()))
-    if "coverage" in results:
-        lines += _coverage_section(results["coverage"])
-    return "\n".join(lines)
-
-
-def _kills_section(seen: dict[str, Any]) -> list[str]:
-    phases = ", ".join(f"{count} after `{name}`" for name, count in sorted(seen["by_phase"].items()))
-    problems = [f"- {x}" for x in seen["problems"]] or ["No problem was seen."]
-    return [
-        "## Searches that are killed",
-        "",
-        f"A search over `examples/digits.py` was killed with `kill -9` at {seen['kills']} random moments, up to "
-        f"{seen['longest_s']:g} s of processor time after it was started or resumed, and resumed each time; by the "
-        f"last event on record: {phases}.",
-        "",
-        "| seen | count |",
-        "|---|---|",
-        f"| searches that came to their end through these kills | {seen['searches_finished']} |",
-        f"| finished trials on record when a search was resumed, still there when it ended | {seen['trials_kept']} |",
-        f"| finished trials that were done again | {seen['trials_done_twice']} |",
-        f"| child processes that ran at a kill, all of which had to end by themselves | {seen['children_at_kill']} |",
-        f"| seconds until the last of them had ended, at worst | {seen['slowest_end_s']:g} |",
-        f"| artifacts found in the run folders and verified | {seen['artifacts_checked']} |",
-        f"| problems | {len(seen['problems'])} |",
-        "",
-        *problems,
-        "",
-    ]
-
-
-def _tests_section(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for name, about in FILES.items():
-        outcomes = [way for test, way in found["outcomes"].items() if test.startswith(f"{name}::")]
-        rows.append(f"| `{name}.py` | {about} | {outcomes.count('passed')} of {len(outcomes)} |")
-    return [
-        "## Faults and hostile input",
-        "",
-        f"`tests/hardening`, with {found['examples']} random examples for each property of `test_fuzz.py`.",
-        "",
-        "| file | what goes wrong | passed |",
-        "|---|---|---|",
-        *rows,
-        "",
-    ]
-
-
-def _networks_section(found: dict[str, Any]) -> list[str]:
-    outcome = "all agreed within the bounds that the file states" if found["agreed"] else "not all agreed"
-    return [
-        "## Random networks",
-        "",
-        f"{found['count']} networks that nobody designed (`tests/hardening/test_random_networks.py`: convolutions, "
-        "norms, residuals, concatenations, attention) were captured, pruned, stored, quantized and run by PyTorch, "
-        f"ONNX Runtime and OpenVINO: {outcome}. It took {found['seconds']} s.",
-        "",
-    ]
-
-
-def _mutants_section(found: dict[str, Any]) -> list[str]:
-    mutants = found["mutants"].values()
-    rooms = sorted({x["file"].split("/")[0] for x in mutants})
-    rows = []
-    for room in [*rooms, ""]:
-        mine = [x for x in mutants if x["file"].startswith(room)]
-        killed = sum(not x["survived"] for x in mine)
-        rows.append(f"| {room or 'all'} | {len(mine)} | {killed} | {killed / len(mine):.0%} |")
-    alive = [
-        f"- `{x['file']}:{x['line']}`: `{x['old']}` → `{x['new'] or '(nothing)'}`" for x in mutants if x["survived"]
-    ]
-    tried = f"The first {len(mutants)} of" if len(mutants) < found["drawn"] else "All of"
-    return [
-        "## Mutation testing",
-        "",
-        f"Of {found['places']} places in `graph/`, `measure/` and the arithmetic of `quantization/` where an operator "
-        f"or a number can be changed, {found['drawn']} were drawn at random (seed {found['seed']}). {tried} them were "
-        "tried, each against the tests of its room (`benchmarks/mutants.py`).",
-        "",
-        "| room | tried | noticed by a test | share |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        *(["Not noticed, or without an effect that could be:", "", *alive, ""] if alive else []),
-    ]
-
-
-def _coverage_section(found: dict[str, Any]) -> list[str]:
-    least = ", ".join(f"`{name.partition('hasten/')[2]}` {percent:.0f}%" for name, percent in found["least"].items())
-    return [
-        "## Coverage",
-        "",
-        f"The fast tests run {found['percent']:.1f}% of {found['lines']} lines in {found['files']} files, child "
-        f"processes included. The least, most of them code for hardware or stacks that were not there: {least}.",
-        "",
-    ]
 
 
 def main() -> None:

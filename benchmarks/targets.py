@@ -180,8 +180,11 @@ def main() -> None:
     if arguments.phase == "compile":
         for row in rows:
             if not (arguments.work / folder_name(row)).exists():
-                done[row.name] = compiled(row, arguments.work / folder_name(row))
-                print(done[row.name], flush=True)
+                made = compiled(row, arguments.work / folder_name(row))
+                print(made, flush=True)
+                # What cannot be used on this machine takes nothing from what was found on another.
+                if "needs: " not in made.get("failure", "") or row.name not in done:
+                    done[row.name] = made
                 # Written after every row: a run that is cut off keeps what it has.
                 write()
         return

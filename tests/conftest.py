@@ -20,8 +20,10 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests" / "support")]
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    # Two test processes share two cores.
+    # Two test processes share two cores, with their children: threads that wait for each other there spin for nothing.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)

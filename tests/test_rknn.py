@@ -1,8 +1,12 @@
 """Rockchip: what its compiler prints, and where its environment is installed, what it makes of a network."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from hasten import environments, judged
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
 from hasten.recipe import make_target, make_technique
+from hasten.stacks import rknn
 from hasten.stacks.rknn import read_log
 from hasten.task import Task
 
@@ -34,6 +39,68 @@ def test_what_the_compiler_prints_becomes_judged_quantities() -> None:
     assert found.pop("operators") == ["ConvRelu on NPU", "Reshape on CPU"]
     assert found == {"cycles": 606, "npu_share": 0.5, "activation_bytes": 4608.0, "weight_bytes": 1.25 * 2**20}
     assert read_log("nothing of that kind") == {}
+
+
+class Toolkit:
+    """Stands in for `rknn.api.RKNN`: keeps what it was told, fails where it is told to."""
+
+    said: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+    failing: ClassVar[str] = ""
+
+    def __init__(self, verbose: bool) -> None:
+        self.said.clear()
+        if verbose:
+            os.write(1, LOG.encode())
+
+    def __getattr__(self, name: str) -> Any:
+        def step(*_: object, **values: Any) -> int:
+            if name == "build" and values["do_quantization"]:
+                values["rows"] = len(Path(values["dataset"]).read_text().splitlines())
+            self.said.append((name, values))
+            if name == "export_rknn" and self.failing != name:
+                Path(str(_[0])).write_bytes(b"made")
+            if name == self.failing == "load_onnx":
+                raise RuntimeError("Traceback\n  somewhere\nMeet unsupport op Airy")
+            return int(name == self.failing)
+
+        return step
+
+
+@pytest.fixture
+def toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder as the target hands it over, and the stand-in."""
+    monkeypatch.setitem(sys.modules, "rknn", ModuleType("rknn"))
+    api = ModuleType("rknn.api")
+    api.RKNN = Toolkit  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rknn.api", api)
+    monkeypatch.setattr(Toolkit, "failing", "")
+    settings = {"platform": "rk3566", "precision": "int8", "algorithm": "mmse", "inputs": 1, "batch": 1}
+    (folder := tmp_path / "folder").mkdir()
+    (folder / "build.json").write_text(json.dumps(settings))
+    np.save(tmp_path / "calibration_0.npy", np.zeros((5, 1, 3), np.float32))
+    return folder
+
+
+def test_the_toolkit_is_told_what_was_chosen(toolkit: Path) -> None:
+    found = rknn.compile(toolkit, str(toolkit.parent))
+    assert (found["tool"], found["cycles"]) == ("rknn-toolkit2 2.5.0", 606)
+    said = dict(Toolkit.said)
+    assert said["config"] == {"target_platform": "rk3566", "quantized_algorithm": "mmse"}
+    assert said["load_onnx"] == {"model": str(toolkit / "model.onnx")}
+    assert (said["build"]["do_quantization"], said["build"]["rows"]) == (True, 5)
+    assert (toolkit / "model.rknn").read_bytes() == b"made"
+    assert "target_platform='rk3566'" in (toolkit / "build.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("step", "words"), [("config", "its log"), ("load_onnx", "unsupport op Airy"), ("export_rknn", "write model.rknn")]
+)
+def test_a_step_that_the_toolkit_refuses_is_reported(
+    step: str, words: str, toolkit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toolkit, "failing", step)
+    with pytest.raises(Unsupported, match=words):
+        rknn.compile(toolkit, str(toolkit.parent))
 
 
 @pytest.mark.stack("rknn")

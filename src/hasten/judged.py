@@ -97,7 +97,7 @@ def room(values: Mapping[str, float], limits: Mapping[str, float]) -> float:
 def describe(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
     """Values beside their limits, such as "luts 3,900 of at most 40,000"."""
     words = [
-        f"{name} {_number(values[name])} of at {'least' if name in AT_LEAST else 'most'} {_number(limit)}"
+        f"{name} {number(values[name])} of at {'least' if name in AT_LEAST else 'most'} {number(limit)}"
         for name, limit in limits.items()
         if name in values
     ]
@@ -111,5 +111,6 @@ def _room(value: float, limit: float, at_least: bool) -> float:
     return min(given / wanted, _MOST_ROOM)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A judged value as people read it: 1,162,240 or 0.75."""
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"

@@ -172,6 +172,35 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no CUDA GPU" in Cuda().missing()
 
 
+@pytest.mark.parametrize(
+    ("capability", "options", "missing"),
+    [
+        ((7, 5), {"precision": "fp16"}, ""),
+        ((7, 5), {"precision": "bf16"}, "8.0 or newer for bf16"),
+        ((7, 5), {"precision": "tf32"}, "8.0 or newer for tf32"),
+        ((8, 6), {"precision": "bf16", "fp8": True}, "8.9 or newer for fp8"),
+        ((8, 9), {"precision": "bf16", "fp8": True}, ""),
+        ((7, 0), {"precision": "fp16", "sparse": True}, "8.0 or newer for sparse"),
+        ((6, 1), {}, ""),
+    ],
+)
+def test_a_gpu_that_is_too_old_is_named(
+    capability: tuple[int, int], options: dict[str, Any], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hasten.machine.has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    absent: set[str] = set()
+    found = Cuda(**options).missing()
+    assert missing in found
+    assert bool(found) == bool(missing)
+    absent.add("triton")
+    assert Cuda(**options).missing() == "pip install triton"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "built for CUDA" in Cuda(**options).missing()
+
+
 def test_onnxruntime_on_cuda_needs_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     target = make_target("onnxruntime", {"device": "cuda"})
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])

@@ -15,6 +15,7 @@ import hasten.targets
 from hasten import judged
 from hasten.cli import app
 from hasten.errors import InvalidInput
+from hasten.measure.artifacts import time_artifacts
 from hasten.quantities import parse_limits
 from hasten.report.data import run_data
 from hasten.report.table import result_table
@@ -95,6 +96,16 @@ def test_the_best_within_the_limits_ships_with_what_was_judged(result: hasten.Re
     assert "latency" not in measurements
     assert result.best_of == {"counted": result.best}
     assert hasten.verify(result.best.path).deviation < 1e-5
+
+
+def test_what_is_judged_is_certified_again_and_not_timed(result: hasten.Result, tmp_path: Path) -> None:
+    assert result.best is not None
+    examples = str(Path(__file__).parents[2] / "examples" / "digits.py")
+    again = CliRunner().invoke(app, ["verify", str(result.best.path), "--task", examples])
+    assert again.exit_code == 0, again.output
+    assert "certifying samples" in again.output
+    with pytest.raises(InvalidInput, match=r"is for counted.*for its numbers alone \(simulated\)"):
+        time_artifacts([result.best.path])
 
 
 def test_nothing_judged_is_timed_or_called_faster(result: hasten.Result) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from hasten.diagnosis.ceilings import Ceilings
 from hasten.diagnosis.profilers.record import Profile
 from hasten.diagnosis.reasons import Situation, reason
-from hasten.diagnosis.roofline import Floor, floor_of
+from hasten.diagnosis.roofline import RELIABLE_US, Floor, floor_of
 from hasten.diagnosis.rows import Row
 from hasten.diagnosis.versions import Maker, Version
 from hasten.diagnosis.work import Layer
@@ -123,12 +123,18 @@ class Diagnosis:
         return self.versions[0].name
 
     def floor(self, row: Row, all_weights: int) -> Floor | None:
-        """The floor of a row in the precision its kernel has, or None without arithmetic."""
+        """The floor of a row in the precision its kernel has, or None without arithmetic.
+
+        A time of a few of the profiler's ticks can come out below it; then it counts as reached.
+        """
         precision = row.precision if row.precision in self.limits.peaks else "fp32"
         floors = [floor_of(layer, precision, self.limits, all_weights) for layer in row.layers]
         if not floors:
             return None
-        return Floor(*(sum(getattr(f, name) for f in floors) for name in ("compute_us", "memory_us", "traffic_us")))
+        floor = Floor(*(sum(getattr(f, name) for f in floors) for name in ("compute_us", "memory_us", "traffic_us")))
+        if row.time_us >= min(floor.us, RELIABLE_US):
+            return floor
+        return Floor(min(floor.compute_us, row.time_us), min(floor.memory_us, row.time_us), floor.traffic_us)
 
     def situation(self, measured: Measured) -> Situation:
         """What the reasons of a version's rows depend on."""

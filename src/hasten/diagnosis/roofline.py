@@ -10,8 +10,8 @@ Observation = tuple[tuple[Layer, ...], str, float, str, int]
 """Layers computed together, the precision, microseconds, by which program, and elements of all its weights."""
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-# Times below this are a handful of the profilers' ticks: too coarse to correct a ceiling by.
-_RELIABLE_US = 8.0
+# Times below this are a handful of the profilers' ticks: too coarse to correct a ceiling by, or to beat a floor.
+RELIABLE_US = 8.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def raised(limits: Ceilings, seen: Iterable[Observation]) -> tuple[Ceilings, lis
     """
     words: dict[str, str] = {}
     for layers, precision, time_us, where, all_weights in seen:
-        if not layers or time_us < _RELIABLE_US or precision not in limits.peaks:
+        if not layers or time_us < RELIABLE_US or precision not in limits.peaks:
             continue
         floors = [floor_of(layer, precision, limits, all_weights) for layer in layers]
         label = " + ".join(layer.label for layer in layers) if len(layers) < 3 else f"{len(layers)} layers together"

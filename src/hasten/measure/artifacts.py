@@ -11,6 +11,7 @@ from hasten.manifest import read_arrays
 from hasten.measure.arrays import ArrayWriter
 from hasten.measure.latency import SECONDS_PER_TURN, Latency, compare
 from hasten.measure.worker import Worker
+from hasten.recipe import name_of
 
 
 def seconds_to_time(artifacts: int, turns: int) -> float:
@@ -22,9 +23,15 @@ def time_artifacts(paths: Sequence[Path], *, batch: int = 1, turns: int = 15) ->
     """Latency of artifacts on the first one's stored check inputs, in turns; ratios are against the first.
 
     Raises:
-        InvalidInput: Not an artifact, or their inputs differ.
+        InvalidInput: Not an artifact, their inputs differ, or their target runs here for its numbers alone.
     """
     opened = [open_target(path) for path in paths]
+    for path, (_, target) in zip(paths, opened, strict=True):
+        if target.evidence != "timed":
+            raise InvalidInput(
+                f"What is timed must run on the device it was compiled for, but {path} is for {name_of(target)}, whose "
+                f"program runs here for its numbers alone ({target.evidence}). Its judged.json has what it takes there."
+            )
     specs = [[(x["dtype"], x["shape"]) for x in manifest["inputs"]] for manifest, _ in opened]
     for path, spec in zip(paths, specs, strict=True):
         if spec != specs[0]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
+from hasten.judged import number
+
 _LEGEND = "Score and drop on the search part; at most: the certified bound of the drop, on the other part."
 _TIMED = "  {:<21}{:>8}{:>8}{:>9}{:>9}{:>7}  {}"
 _JUDGED = "  {:>8}{:>9}{:>9}  {:<14}{:<11}{}"
@@ -18,7 +20,7 @@ def result_table(result: dict[str, Any]) -> Text:
     finals = {final["number"]: final for final in result["finals"]}
     limits = result["budget"].get("limits")
     if limits:
-        wanted = ", ".join(f"{name} {value:g}" for name, value in limits.items())
+        wanted = ", ".join(f"{name} {number(value)}" for name, value in limits.items())
         title = f"Judged, not timed, under {wanted}; the most room first."
         header = _JUDGED.format("score", "drop", "at most", "verdict", "evidence", "judged")
         shown = sorted((t for t in result["trials"] if t["judged"]), key=lambda t: -(t["gain"] or 0.0))
@@ -58,7 +60,7 @@ def _timed(trial: dict[str, Any], finals: dict[int, Any]) -> str:
 
 
 def _judged(trial: dict[str, Any], finals: dict[int, Any], limits: dict[str, float]) -> str:
-    values = ", ".join(f"{name} {value:,.6g}" for name, value in trial["judged"].items() if name in limits)
+    values = ", ".join(f"{name} {number(value)}" for name, value in trial["judged"].items() if name in limits)
     score, drop, bound, verdict = _accuracy(trial, finals)
     return _JUDGED.format(score, drop, bound, verdict, trial["evidence"], values)
 

@@ -16,7 +16,7 @@ from hasten.task import Task
 def seconds_to_recertify(path: Path) -> float | None:
     """About how long `recertify` computes, from the artifact's own measurements; None where it has none."""
     certificate, measured = Artifact(path).certificate, Artifact(path).measurements
-    if certificate is None or measured is None:
+    if certificate is None or measured is None or "latency" not in measured:  # what is judged was not timed
         return None
     latency = measured["latency"]
     return float(certificate["n"] * latency["median_ms"] * (1 + latency["ratio"]) / 1e3)

@@ -67,12 +67,13 @@ def variants(part: type[Any], options: Mapping[str, Any] | None = None) -> list[
 
 
 def free(usable: Mapping[str, type[Target]], limits: Mapping[str, float] | None = None) -> list[Recipe]:
-    """Recipes that change nothing: every target at every precision.
+    """Recipes that change nothing: every target at every precision, but those that take quantized graphs alone.
 
     Under `limits` a target gets the options with which it states what is limited.
     """
     original = Recipe((), make_target(BASELINE))
-    recipes = [Recipe((), target) for part in usable.values() for target in _here(part, limits)]
+    floats = [part for part in usable.values() if not getattr(part, "integers_only", False)]
+    recipes = [Recipe((), target) for part in floats for target in _here(part, limits)]
     return [recipe for recipe in recipes if recipe != original]
 
 

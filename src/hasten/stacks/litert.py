@@ -10,6 +10,9 @@ import numpy as np
 from hasten.errors import Unsupported
 from hasten.pieces import in_pieces
 
+# Offsets inside a flatbuffer have 31 bits; a file near that keeps its constants behind it.
+_LARGEST = 2**31 - 2**24
+
 
 def compile(folder: Path, inputs: int, int8: bool, linear_per_channel: bool = True) -> None:
     """Convert `model.pt2` in `folder` to `model.tflite`.
@@ -69,6 +72,42 @@ def _quantize(folder: Path, inputs: int, linear_per_channel: bool) -> None:
     made = quantizer.Quantizer(str(path), wanted.get_quantization_recipe())
     result = made.quantize(ranges.get_model_qsvs(), enable_progress_report=False)
     result.export_model(str(path), overwrite=True)
+    if path.stat().st_size < _LARGEST:
+        _embed(path)
+
+
+def _embed(path: Path) -> None:
+    """Move constants that the quantizer appended to the file back into its buffers.
+
+    Compilers of accelerators from before 2023 know no other place; `operators` reads them there as well.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Aligned(schema.BufferT):  # type: ignore[misc]
+        """The schema wants 16 bytes, which its own Python writer does not keep to."""
+
+        def Pack(self, builder: Any) -> int:  # noqa: N802
+            if not len(self.data):
+                schema.BufferStart(builder)
+                return int(schema.BufferEnd(builder))
+            builder.StartVector(1, len(self.data), 16)
+            builder.head = builder.Head() - len(self.data)
+            builder.Bytes[builder.Head() : builder.Head() + len(self.data)] = self.data
+            data = builder.EndVector()
+            schema.BufferStart(builder)
+            schema.BufferAddData(builder, data)
+            return int(schema.BufferEnd(builder))
+
+    file = path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file, 0))
+    for index, before in enumerate(model.buffers):
+        model.buffers[index] = Aligned()
+        inside = b"" if before.data is None else bytes(before.data)
+        model.buffers[index].data = file[before.offset : before.offset + before.size] if before.offset > 1 else inside
+    builder = flatbuffers.Builder(len(file))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
 
 
 def _widest(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import json
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from hasten import judged
 from hasten.errors import Unsupported
 from hasten.graph.plan import Plan
 from hasten.stacks._jax import function_of
+from hasten.stacks._statements import memory_needed, products
 
 TOPOLOGIES = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
 """The smallest slice of every generation that libtpu describes; four chips."""
@@ -62,7 +62,8 @@ def compile(folder: Path, chip: str, batch: int, chips: int, precision: str) -> 
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise Unsupported(f"The program must fit into the memory of {chip}, but: {_memory(str(error))}") from error
+            needed = memory_needed(str(error))
+            raise Unsupported(f"The program must fit into the memory of {chip}, but: {needed}") from error
     executable, _, _ = serialize(compiled)
     (folder / "executable.bin").write_bytes(executable)
     found = _report(compiled) | {"chip": chip, "chips": chips, "batch": batch, "evidence": "estimated"}
@@ -94,20 +95,5 @@ def _report(compiled: Any) -> dict[str, Any]:
         "code_bytes": memory.generated_code_size_in_bytes,
         "flops": cost.get("flops", 0.0),
         "bytes_accessed": cost.get("bytes accessed", 0.0),
-        "products": _products(text.splitlines()),
+        "products": products(text.splitlines()),
     }
-
-
-def _products(lines: Sequence[str]) -> dict[str, int]:
-    """How many convolutions and matrix products of the optimized program give each type (`s32`: from integers)."""
-    found: dict[str, int] = {}
-    for line in lines:
-        if match := re.search(r"= (\w+)\[[^=]*\s(?:convolution|dot)\(", line):
-            found[match[1]] = found.get(match[1], 0) + 1
-    return found
-
-
-def _memory(message: str) -> str:
-    """The sentence that says how much was needed and how much there is."""
-    match = re.search(r"(Used|Ran out)[^\n]*", message)
-    return (match[0] if match else message)[:300]

@@ -29,6 +29,7 @@ class Fpga:
     evidence: ClassVar[str] = "simulated"
     stack: ClassVar[str] = "fpga"
     placements: ClassVar[tuple[str, ...]] = ("symmetric",)
+    integers_only: ClassVar[bool] = True
     judges: ClassVar[dict[str, dict[str, Any]]] = {
         "cycles": {},
         "initiation_interval": {},
