@@ -1,6 +1,7 @@
 """ONNX Runtime: the captured graph as `model.onnx`, optimised for this machine when loaded; on the CPU or CUDA."""
 
 import importlib.util
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from hasten.task import Task
 
 _CUDA = "CUDAExecutionProvider"
+# What ONNX Runtime would do to a graph of mixed precision. The first rounds weights that stand between integers, with
+# one scale for all channels, though they were to stay in float. The second merges a linear layer with the activation
+# behind it into a kernel that knows no integers, before the layer can become an integer one.
+_UNDOES_ROUNDING = ["WeightBiasQuantization", "GemmActivationFusion"]
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,20 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
         return options
 
-    def load(self, folder: Path) -> Program:
-        """A session over `model.onnx`; inputs are bound by position."""
+    def session(self, folder: Path, options: Any) -> Any:
+        """A session over `model.onnx` whose layers compute in the precision that the file says."""
         import onnxruntime as ort
 
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device == "cuda":
             providers.insert(0, (_CUDA, {"use_tf32": "0"}))
-        session = ort.InferenceSession(str(folder / "model.onnx"), self.session_options(), providers=providers)
+        path = folder / "model.onnx"
+        without = _UNDOES_ROUNDING if _has_integers(path) else []
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=without)
+
+    def load(self, folder: Path) -> Program:
+        """A session over `model.onnx`; inputs are bound by position."""
+        session = self.session(folder, self.session_options())
         # A provider whose libraries cannot be loaded is left out with a line in the log.
         if self.device == "cuda" and _CUDA not in session.get_providers():
             raise Unsupported(f"{_CUDA} must be able to load its libraries, but could not. Install CUDA and cuDNN.")
@@ -103,3 +114,9 @@ class OnnxRuntime:
             return tuple(session.run(None, dict(zip(names, inputs, strict=True))))
 
         return program
+
+
+def _has_integers(path: Path) -> bool:
+    """Whether an ONNX file has an operator that reads rounded values."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found:
+        return found.find(b"DequantizeLinear") >= 0

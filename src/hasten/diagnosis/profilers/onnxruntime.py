@@ -68,14 +68,12 @@ class _Record:
 
 
 def _record(target: Target, folder: Path, inputs: list[np.ndarray], seconds: float) -> _Record:
-    import onnxruntime as ort
-
     program = target.load(folder)
     options: Any = target.session_options()  # type: ignore[attr-defined]
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as scratch:
         options.profile_file_prefix = os.path.join(scratch, "profile")
-        session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        session = target.session(folder, options)  # type: ignore[attr-defined]
         feeds = dict(zip((value.name for value in session.get_inputs()), inputs, strict=True))
         plain_us, profiled_us, _, calls = alternate(lambda: program(*inputs), lambda: session.run(None, feeds), seconds)
         return _Record(json.loads(Path(session.end_profiling()).read_text()), plain_us, profiled_us, calls)
