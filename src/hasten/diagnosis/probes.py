@@ -155,13 +155,12 @@ def _openvino(path: Path, precision: str) -> Callable[[], Any]:
     import openvino as ov
 
     from hasten.recipe import make_target
-    from hasten.targets.openvino import bound
 
     core = ov.Core()
     target = make_target("openvino", {"precision": "bf16" if precision == "bf16" else "fp32"})
     config = target.plugin_config()  # type: ignore[attr-defined]
     compiled = core.compile_model(core.read_model(path), "CPU", config)
-    port, program = compiled.inputs[0], bound(compiled)
+    port, program = compiled.inputs[0], target.bound(compiled)  # type: ignore[attr-defined]
     data = _data(list(port.shape), np.uint8 if port.get_element_type() == ov.Type.u8 else np.float32)
     return lambda: program(data)
 

@@ -95,33 +95,32 @@ class OpenVino:
                 raise InvalidInput(f"{folder / 'model.xml'} must be OpenVINO's XML, but is something else.")
         core = ov.Core()
         compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", self.plugin_config())
-        return bound(compiled)
+        return self.bound(compiled)
 
+    def bound(self, compiled: Any) -> Program:
+        """A program of one request of a compiled model, whose input memory is kept from call to call.
 
-def bound(compiled: Any) -> Program:
-    """A program of one request of a compiled model, whose input memory is kept from call to call.
+        `InferRequest.infer` looks at the Python types of all that it is given and answers with a dictionary, at every
+        call anew and with caches that the network has just emptied: 0.1 to 0.3 ms, a fifth of a small int8 network.
+        Copying into memory that is known costs a few microseconds.
+        """
+        import openvino as ov
 
-    `InferRequest.infer` looks at the Python types of all that it is given and answers with a dictionary, at every call
-    anew and with caches that the network has just emptied: 0.1 to 0.3 ms, a fifth of a small int8 network. Copying
-    into memory that is known costs a few microseconds.
-    """
-    import openvino as ov
+        request = compiled.create_infer_request()
+        types = [port.element_type for port in compiled.inputs]
+        outputs = range(len(compiled.outputs))
+        memory: list[np.ndarray | None] = [None] * len(types)
 
-    request = compiled.create_infer_request()
-    types = [port.element_type for port in compiled.inputs]
-    outputs = range(len(compiled.outputs))
-    memory: list[np.ndarray | None] = [None] * len(types)
+        def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+            for index, x in enumerate(inputs):
+                kept = memory[index]
+                if kept is None or kept.shape != x.shape:
+                    tensor = ov.Tensor(types[index], ov.Shape(x.shape))
+                    request.set_input_tensor(index, tensor)
+                    kept = memory[index] = tensor.data
+                np.copyto(kept, x)
+            request.start_async()
+            request.wait()
+            return tuple(request.get_output_tensor(index).data.copy() for index in outputs)
 
-    def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        for index, x in enumerate(inputs):
-            kept = memory[index]
-            if kept is None or kept.shape != x.shape:
-                tensor = ov.Tensor(types[index], ov.Shape(x.shape))
-                request.set_input_tensor(index, tensor)
-                kept = memory[index] = tensor.data
-            np.copyto(kept, x)
-        request.start_async()
-        request.wait()
-        return tuple(request.get_output_tensor(index).data.copy() for index in outputs)
-
-    return program
+        return program

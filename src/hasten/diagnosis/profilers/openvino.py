@@ -11,7 +11,6 @@ import numpy as np
 from hasten.diagnosis.probes import write_chain
 from hasten.diagnosis.profilers.record import CALL, NodeTime, Profile, alternate
 from hasten.recipe import Program, Target
-from hasten.targets.openvino import bound
 
 _PRECISIONS = {"u8": "int8", "i8": "int8", "bf16": "bf16"}
 # A counter adds up whole microseconds and is divided to whole microseconds: each cut takes half of one on average.
@@ -58,7 +57,7 @@ def _round(target: Target, folder: Path, program: Program, inputs: list[np.ndarr
     core = ov.Core()
     config: dict[str, Any] = target.plugin_config() | {"PERF_COUNT": True}  # type: ignore[attr-defined]
     compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", config)
-    profiled = bound(compiled)
+    profiled = target.bound(compiled)  # type: ignore[attr-defined]
     for _ in range(_WARM_CALLS):
         profiled(*inputs)
     warm = {op.get_friendly_name(): _counted_us(_info(op)) for op in compiled.get_runtime_model().get_ordered_ops()}
@@ -112,5 +111,5 @@ def _call_us(target: Target) -> float:
         shape = write_chain(1, path := Path(scratch) / "model.onnx")
         core = ov.Core()
         compiled = core.compile_model(core.read_model(path), "CPU", target.plugin_config())  # type: ignore[attr-defined]
-    program, x = bound(compiled), np.ones(shape, np.float32)
+    program, x = target.bound(compiled), np.ones(shape, np.float32)  # type: ignore[attr-defined]
     return alternate(lambda: program(x), lambda: program(x), _CALL_SECONDS)[0]
