@@ -15,6 +15,7 @@ from hasten.errors import InvalidInput
 from hasten.graph.capture import capture, has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
 from hasten.quantization.dynamic import check_dynamic
+from hasten.quantization.fp8 import check_fp8
 from hasten.quantization.saturation import warn_of_saturation
 from hasten.recipe import Recipe, Target, Technique, describe, make_target, name_of
 from hasten.task import Task
@@ -50,6 +51,7 @@ def compile(
     if getattr(chosen, "runs_on_cpu", False):
         warn_of_saturation(graph)
     check_dynamic(graph, chosen)
+    check_fp8(graph, chosen)
     graph = fuse(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "compiled"

@@ -39,6 +39,7 @@ def lowered(
         lowering.lower_sparse(moved, dtype)
     if fp8:
         lowering.lower_fp8(moved)
+    lowering.lower_fp8_layers(moved, dtype)
     lowering.lower_integers(moved, dtype)
     if dtype != torch.float32:
         lowering.round_in_float32(moved)

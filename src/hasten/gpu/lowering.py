@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from hasten.errors import Unsupported
 from hasten.gpu import products
 from hasten.graph.parameters import new_parameter, tensor_of
+from hasten.quantization.fp8 import fp8_layer
 
 aten = torch.ops.aten
 
@@ -141,6 +142,35 @@ def lower_fp8(graph: GraphModule) -> int:
         count += 1
     if not count:
         raise Unsupported("fp8 needs a linear layer whose sizes are multiples of 16, but the graph has none.")
+    return _finished(graph, count)
+
+
+def lower_fp8_layers(graph: GraphModule, dtype: torch.dtype) -> int:
+    """Turn linear layers of `Quantize(weights="fp8", activations="fp8")` into fp8 products, in place; returns how many.
+
+    Convolutions, and linear layers whose sizes are not multiples of 16, multiply floats that are rounded to fp8.
+
+    Args:
+        graph: A captured graph.
+        dtype: Of what the products give; their sums are rounded to bfloat16 before.
+    """
+    count = 0
+    for node in list(graph.graph.nodes):
+        layer = fp8_layer(graph, node) if node.target == aten.linear.default else None
+        if layer is None or any(n % _FP8_MULTIPLE for n in layer.weight.shape):
+            continue
+        named = {
+            "factor": torch.full((1, 1), layer.scale, device=layer.weight.device),
+            "values": layer.weight,
+            "row": layer.weight_scale[None].contiguous(),
+        }
+        with graph.graph.inserting_before(node):
+            constants = [new_parameter(graph, f"{node.name}_{name}", value) for name, value in named.items()]
+            bias = node.args[2] if len(node.args) > 2 else None
+            product = graph.graph.call_function(products.fp8_product, (layer.rounded, *constants, bias))
+            made = graph.graph.call_function(aten._to_copy.default, (product,), {"dtype": dtype})
+        node.replace_all_uses_with(made)
+        count += 1
     return _finished(graph, count)
 
 

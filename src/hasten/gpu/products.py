@@ -153,9 +153,29 @@ def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) ->
     rows = x.reshape(-1, x.shape[-1]).float()
     factor = (rows.abs().amax(1, keepdim=True) / _FP8_MAX).clamp(min=1e-12)
     q = (rows / factor).clamp(-_FP8_MAX, _FP8_MAX).to(_FP8)
-    y = torch._scaled_mm(q, weight.t(), scale_a=factor, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True)
+    return fp8_product(q, factor, weight, scale, bias).reshape(*x.shape[:-1], len(weight))
+
+
+def fp8_product(q: Tensor, factor: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(q factor) (weight scale)^T + bias with operands in fp8 (e4m3).
+
+    Args:
+        q: fp8 [..., in].
+        factor: float32 [rows, 1], or [1, 1] for all rows alike.
+        weight: fp8 [out, in].
+        scale: float32 [1, out].
+        bias: [out] or None.
+
+    Returns:
+        bfloat16 [..., out].
+    """
+    rows = q.reshape(-1, q.shape[-1])
+    factors = factor.expand(len(rows), 1).contiguous()
+    y = torch._scaled_mm(
+        rows, weight.t(), scale_a=factors, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
     y = y if bias is None else y + bias.bfloat16()
-    return y.reshape(*x.shape[:-1], len(weight))
+    return y.reshape(*q.shape[:-1], len(weight))
 
 
 def is_two_four(weight: Tensor) -> bool:

@@ -29,6 +29,7 @@ from hasten.graph.capture import has_dynamic_batch
 from hasten.graph.shapes import trace_shapes
 from hasten.graph.storage import load_graph, save_graph
 from hasten.quantization.dynamic import check_dynamic
+from hasten.quantization.fp8 import check_fp8
 from hasten.recipe import Target, make_target, name_of, options_of
 from hasten.task import Inputs, Task, calibration_inputs
 
@@ -63,6 +64,7 @@ class Compiler:
             HastenError: What the target raised.
         """
         check_dynamic(graph, target)
+        check_fp8(graph, target)
         handover = self._folder / "handover"
         shutil.rmtree(handover, ignore_errors=True)
         handover.mkdir(parents=True)

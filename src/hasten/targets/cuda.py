@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hasten.errors import InvalidInput
+from hasten.errors import InvalidInput, Unsupported
 from hasten.recipe import Program, check_options, option
 
 if TYPE_CHECKING:
@@ -21,11 +21,13 @@ _CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0), "fp16": (7, 0), "fp8": (8, 9), "s
 @dataclass(frozen=True)
 class Cuda:
     """An AOTInductor package for this machine's GPU. A graph of `Quantize` multiplies int8 on Tensor Cores: linear
-    layers by cuBLAS or Inductor's templates, convolutions by a Triton kernel. Not run on a GPU yet."""
+    layers by cuBLAS or Inductor's templates, convolutions by a Triton kernel. One in fp8 multiplies fp8 in its linear
+    layers. Not run on a GPU yet."""
 
     evidence: ClassVar[str] = "timed"
     native_code: ClassVar[bool] = True
     placements: ClassVar[tuple[str, ...]] = ("fuse_activations",)
+    fp8_products: ClassVar[bool] = True
 
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = option(
         "fp32",
@@ -33,7 +35,9 @@ class Cuda:
         choices=("fp32", "tf32", "fp16", "bf16"),
         grid=("fp32", "tf32", "fp16", "bf16"),
     )
-    fp8: bool = option(False, "linear layers in fp8 (e4m3), a scale per row and channel; needs precision bf16")
+    fp8: bool = option(
+        False, "linear layers in fp8 (e4m3) without calibration: a scale per row as it comes; needs bf16"
+    )
     sparse: bool = option(False, "linear layers with 2:4 sparse weights as sparse products; needs fp16 or bf16")
     graphs: bool = option(True, "replay all launches as one CUDA graph: small networks are bound by launching")
     autotune: bool = option(True, "time several kernels for every product while compiling; minutes")
@@ -71,8 +75,13 @@ class Cuda:
         """Write `model.pt2` and `inputs.json` (shape and dtype of every input of one call).
 
         Raises:
-            Unsupported: `fp8` or `sparse`, and the graph has no layer for it.
+            Unsupported: `fp8` or `sparse`, and the graph has no layer for it; or it has layers in fp8, and this GPU
+                cannot multiply them.
         """
+        import torch
+
+        if torch.cuda.is_available():
+            _check_capability(graph, torch.cuda.get_device_capability())
         self._compile_for("cuda", graph, task, folder)
 
     def _compile_for(self, device: str, graph: "GraphModule", task: "Task", folder: Path) -> None:
@@ -99,6 +108,16 @@ class Cuda:
         package = aoti_load_package(str(folder / "model.pt2"), run_single_threaded=True)
         specs = json.loads((folder / "inputs.json").read_text())
         return program_of(package, specs, device, self.graphs and device == "cuda")
+
+
+def _check_capability(graph: "GraphModule", found: tuple[int, int]) -> None:
+    from hasten.quantization.fp8 import fp8_layer
+
+    if found < _CAPABILITY["fp8"] and any(fp8_layer(graph, node) for node in graph.graph.nodes):
+        raise Unsupported(
+            f"fp8 must have a GPU of compute capability 8.9 or newer, but this one has {'.'.join(map(str, found))}. "
+            "Use Quantize with weights='int8' and activations='int8'."
+        )
 
 
 def _allow_tf32(allowed: bool) -> None:

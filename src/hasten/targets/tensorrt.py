@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from hasten.task import Task
 
 _BINDINGS = "tensorrt_rtx_bindings"
+_FP8_CAPABILITIES = ("8.9", "12.0")
+# The first whose QuantizeLinear knows fp8.
+_FP8_OPSET = 19
 
 
 @dataclass(frozen=True)
 class TensorRt:
-    """TensorRT-RTX's builder in an environment of its own. A graph of `Quantize(placement="signed")` multiplies int8.
-    Where that environment is installed, the tests build engines; none was run on a GPU yet."""
+    """TensorRT-RTX's builder in an environment of its own. A graph of `Quantize(placement="signed")` multiplies int8,
+    one of `Quantize(weights="fp8", activations="fp8")` fp8. Where that environment is installed, the tests build
+    engines; none was run on a GPU yet."""
 
     evidence: ClassVar[str] = "timed"
     # An engine is machine code.
     native_code: ClassVar[bool] = True
     stack: ClassVar[str] = "tensorrt"
     placements: ClassVar[tuple[str, ...]] = ("signed",)
+    fp8_products: ClassVar[bool] = True
 
     precision: Literal["fp32", "tf32"] = option(
         "fp32",
@@ -64,20 +69,29 @@ class TensorRt:
         """Write `model.engine` and `report.json` (its bytes, layers, inputs and outputs).
 
         Raises:
-            Unsupported: The graph has an operator that TensorRT cannot build, or activations with a zero point.
+            Unsupported: The graph has an operator that TensorRT cannot build, or activations with a zero point, or
+                layers in fp8, which `capability` does not multiply.
         """
         import tempfile
+
+        import torch
 
         from hasten import environments
         from hasten.graph.onnx import write_onnx
         from hasten.graph.signed import signed_integers
+        from hasten.quantization.fp8 import fp8_as_operators
 
-        signed = signed_integers(graph)
+        signed = fp8_as_operators(signed_integers(graph))
         _check_zero_points(signed)
+        has_fp8 = any(node.args[-1] == torch.float8_e4m3fn for node in signed.graph.nodes if node.args)
+        if has_fp8 and self.capability not in _FP8_CAPABILITIES:
+            raise Unsupported(
+                f"fp8 must have a compute capability of {' or '.join(_FP8_CAPABILITIES)}, but got {self.capability}."
+            )
         usual = len(task.example[0])
         with tempfile.TemporaryDirectory() as name:
             scratch = Path(name)
-            write_onnx(signed, task.example, scratch / "model.onnx")
+            write_onnx(signed, task.example, scratch / "model.onnx", _FP8_OPSET if has_fp8 else None)
             report = environments.call(
                 "tensorrt",
                 "compile",

@@ -24,11 +24,14 @@ class Quantize:
 
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
-    weights: Literal["int8"] = option("int8", "integers of the weights", choices=("int8",))
-    activations: Literal["int8", "int8_dynamic"] = option(
+    weights: Literal["int8", "fp8"] = option(
+        "int8", "what weights are stored as; fp8 (e4m3) for GPUs that multiply it", choices=("int8", "fp8")
+    )
+    activations: Literal["int8", "int8_dynamic", "fp8"] = option(
         "int8",
-        "ranges from calibration, or, for linear layers alone, of every tensor as it comes",
-        choices=("int8", "int8_dynamic"),
+        "ranges from calibration, or, for linear layers alone, of every tensor as it comes; fp8 goes with fp8 weights, "
+        "and looks at `samples` and `keep_float` alone",
+        choices=("int8", "int8_dynamic", "fp8"),
     )
     placement: str = option(
         "fuse_clamps", "where quantize/dequantize nodes stand: the target says", choices=tuple(PLACEMENTS)
@@ -45,6 +48,11 @@ class Quantize:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if (self.weights == "fp8") != (self.activations == "fp8"):
+            raise InvalidInput(
+                "`weights` and `activations` must both be fp8 or neither, but got "
+                f"{self.weights!r} and {self.activations!r}."
+            )
         if self.activations == "int8_dynamic" and not PLACEMENTS[self.placement].dynamic:
             able = ", ".join(name for name, placement in PLACEMENTS.items() if placement.dynamic)
             raise InvalidInput(
@@ -52,15 +60,18 @@ class Quantize:
             )
 
     def apply(self, graph: "GraphModule", task: "Task") -> "GraphModule":
-        """Return a copy with quantize/dequantize operators, its weights stored as int8.
+        """Return a copy with quantize/dequantize operators, its weights stored as int8; or with casts to fp8.
 
         Raises:
             Unsupported: Nothing in the graph can run on integers.
         """
         from hasten.quantization.dynamic import quantize_dynamically
+        from hasten.quantization.fp8 import quantize_to_fp8
         from hasten.quantization.static import Scheme, first_samples, quantize_statically
 
         batches = first_samples(calibration_inputs(task), self.samples)
+        if self.activations == "fp8":
+            return quantize_to_fp8(graph, task.example, batches, self.keep_float)
         if self.activations == "int8_dynamic":
             return quantize_dynamically(
                 graph,
