@@ -29,7 +29,6 @@ class Attention(nn.Module):
     def __init__(self, mask: str = "none", causal: bool = False) -> None:
         super().__init__()
         self.causal = causal
-        self.mask: Tensor | None
         self.register_buffer("mask", MASKS[mask])
 
     def forward(self, x: Tensor) -> Tensor:
