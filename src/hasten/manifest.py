@@ -9,7 +9,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 LIMIT_BYTES = 4 * 2**20
 # Far beyond any network: no size, product of sizes or number of tensors of a manifest may exceed these.
 _DIMENSIONS, _ELEMENTS, _TENSORS = 32, 2**40, 1024
+_FOLDERS_DEEP = 16
 
 
 def read_bytes(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
@@ -134,12 +135,22 @@ def check_files(folder: Path, manifest: dict[str, Any], besides: Collection[str]
     """Raise `InvalidInput` unless `folder` holds the manifest's files, unchanged, and nothing else but `besides`."""
     listed = dict(manifest["files"])
     try:
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(_inside(folder)):
             _check_file(folder, path, listed, (MANIFEST, *besides))
     except (OSError, RecursionError) as error:
         raise InvalidInput(f"{folder} must hold files that can be read, but: {error!s:.200}") from error
     if listed:
         raise InvalidInput(f"{folder} must hold every file of its manifest, but {sorted(listed)[0]!r} is missing.")
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """All that lies in a folder. How deep Python itself would go depends on its caller and on other packages."""
+    for path in folder.rglob("*"):
+        if len(path.parts) > len(folder.parts) + _FOLDERS_DEEP:
+            raise InvalidInput(
+                f"{folder} must hold files that can be read, but has folders more than {_FOLDERS_DEEP} deep."
+            )
+        yield path
 
 
 def _check_file(folder: Path, path: Path, listed: dict[str, str], besides: Collection[str]) -> None:

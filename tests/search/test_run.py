@@ -113,7 +113,8 @@ class InterruptedAt(Silent):
 def test_ctrl_c_keeps_and_certifies_the_best_so_far(digits_task: hasten.Task, tmp_path: Path) -> None:
     listener = InterruptedAt("quantize")
     result = hasten.run(digits_task, QUICK, targets="onnxruntime", out=tmp_path / "run", listener=listener)
-    assert [t.name for t in result.trials] == ["eager", "onnxruntime"]
+    # With how many threads is a matter of timing.
+    assert [t.name.split("(")[0] for t in result.trials] == ["eager", "onnxruntime"]
     assert result.best is not None
     assert "interrupted" in listener.said
 
