@@ -56,19 +56,16 @@ class Technique(Protocol):
 class Target(Protocol):
     """Graph in, folder out; folder in, program out. Implementers are frozen dataclasses.
 
-        `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
-        by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
+    `evidence` says what a measurement of its program is: "timed" on the device; "simulated" bit for bit; "estimated"
+    by the vendor's compiler, while the program runs on a stand-in. Only what is timed competes for speed.
 
-        More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
-    <<<<<<< HEAD
-        kernels for activations that are rounded as they come; `integers_only`, whether it takes quantized graphs alone;
-    =======
-        kernels for activations that are rounded as they come; `fp8_products`, whether it has kernels that multiply fp8;
-    >>>>>>> quant
-        `concurrent`, whether a loaded program may be called from several threads at once; `only_by_name`, whether a search
-        tries it only where the user named it; `judges`, for each quantity of `hasten.judged` that `compile` states without
-        running the device, the options that make it do so. One must be: `native_code = True` if loading runs machine code
-        out of the folder, which is then only loaded if this user made it here or trusts it.
+    More class variables may be stated: `placements`, where its kernels want Q/DQ; `dynamic_activations`, whether it has
+    kernels for activations that are rounded as they come; `fp8_products`, whether it has kernels that multiply fp8;
+    `integers_only`, whether it takes quantized graphs alone; `concurrent`, whether a loaded program may be called from
+    several threads at once; `only_by_name`, whether a search tries it only where the user named it; `judges`, for each
+    quantity of `hasten.judged` that `compile` states without running the device, the options that make it do so. One
+    must be: `native_code = True` if loading runs machine code out of the folder, which is then only loaded if this user
+    made it here or trusts it.
     """
 
     evidence: ClassVar[str]
