@@ -58,12 +58,13 @@ class OpenVino:
         """Write `model.xml` and `model.bin` in full precision; the plugin lowers to `precision` when loaded."""
         from hasten.graph.onnx import write_onnx
         from hasten.graph.resize import resize_by_products
+        from hasten.quantization.average_pool import averages_as_convolutions
         from hasten.quantization.packing import pack_products
 
         with tempfile.TemporaryDirectory() as scratch:
             # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
             # The latter reads an antialiased Resize and leaves the antialiasing out.
-            written = pack_products(resize_by_products(graph), rounds_inputs=True)
+            written = pack_products(averages_as_convolutions(resize_by_products(graph)), rounds_inputs=True)
             write_onnx(written, task.example, Path(scratch) / "model.onnx")
             self.convert(Path(scratch) / "model.onnx", folder)
 
