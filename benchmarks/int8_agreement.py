@@ -1,10 +1,10 @@
 """How far apart the integer reference, torch, ONNX Runtime and OpenVINO are on the same int8 graphs, by network.
 
-    python benchmarks/int8_parity_table.py [NETWORK ...]
+    python benchmarks/int8_agreement.py [NETWORK ...]
 
 Distances are largest differences of the first output, in steps of a 255th of its range in the reference.
 `per_operator_steps` compares torch and the reference operator by operator, on equal integers. Weights are random
-but for efficientnet-lite0. Writes `benchmarks/results/int8_parity_table.json`.
+but for efficientnet-lite0. Writes `benchmarks/results/int8_agreement.json`.
 """
 
 import json
@@ -25,7 +25,7 @@ from hasten.quantization import integer_reference
 from hasten.recipe import make_target
 from hasten_bench.nets.cifar_resnet import network as cifar_resnet
 
-RESULTS = Path(__file__).parent / "results" / "int8_parity_table.json"
+RESULTS = Path(__file__).parent / "results" / "int8_agreement.json"
 CALIBRATION, JUDGED, SIZE, TOKENS, VOCABULARY = 16, 4, 64, 16, 500
 
 
