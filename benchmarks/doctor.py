@@ -187,6 +187,8 @@ def page(networks: dict[str, Any]) -> str:
         spread = f"{sums[0]:.2f} to {sums[-1]:.2f}"
         lines.append(f"| {name} | {found['seconds']:.0f} | {spread} | {inside} of {len(sums)} | {above} |")
     timed = {name: found["advice"] for name, found in networks.items() if any("got_gain" in a for a in found["advice"])}
+    if not timed:
+        return "\n".join([*lines, "", "What the advice brings was not measured with this version yet."])
     lines += ["", "| network | advice | predicted | brought | brought / predicted |", "|---|---|---:|---:|---:|"]
     for name, advice in timed.items():
         for index, a in enumerate(advice):
