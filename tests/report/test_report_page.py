@@ -50,6 +50,7 @@ const seen = {}, settled = () => new Promise(done => setTimeout(done, 300));
   const drawn = () => [...document.querySelectorAll(".chart.js-plotly-plot")].map(c => c.id);
   seen.atFirst = drawn();
   document.getElementById("sensitivity").scrollIntoView();
+  dispatchEvent(new Event("scroll"));  // headless, a frame that would say so may never come
   await settled();
   seen.scrolled = drawn();
   seen.folded = [...document.querySelectorAll("details")].map(d => d.open);

@@ -33,14 +33,19 @@ const CHARTS = { front: () => drawFront(data, shown(), chosen), timeline: () => 
   sensitivity: () => drawSensitivity(data), quantization: () => drawQuantization(data), distribution: () => drawDistribution(data), roofline: () => drawRoofline(data) };
 const drawInto = element => {
   CHARTS[element.id]();
-  near.unobserve(element);
   if (element.dataset.drawn) return;
   element.dataset.drawn = "yes";
   element.on("plotly_click", event => { const point = event.points[0].customdata; if (point && CLICKED.includes(element.id)) choose(point[0]); });
 };
 const CLICKED = ["front", "timeline"];
 // A chart is drawn when it comes near the window: drawing all of them at once keeps the reader waiting for those that are looked at last.
-const near = new IntersectionObserver(seen => { for (const s of seen) if (s.isIntersecting) drawInto(s.target); }, { rootMargin: "600px" });
+const drawNear = () => {
+  for (const element of document.querySelectorAll(".chart:not([data-drawn])")) {
+    const { top, bottom } = element.getBoundingClientRect();
+    if (printing || (top < innerHeight + 600 && bottom > -600)) drawInto(element);
+  }
+};
+for (const event of ["scroll", "resize"]) addEventListener(event, drawNear, { passive: true });
 
 const build = () => {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
@@ -77,7 +82,8 @@ const build = () => {
   for (const element of document.querySelectorAll(".chart")) element.setAttribute("aria-label", element.closest("section").firstChild.textContent);
   refreshTrials();
   fillTrial();
-  for (const element of document.querySelectorAll(".chart:not(#front)")) element.dataset.drawn || printing ? drawInto(element) : near.observe(element);
+  for (const element of document.querySelectorAll(".chart[data-drawn]:not(#front)")) drawInto(element);
+  drawNear();
   kept();
 };
 // What a reader was in the middle of, and a function that puts it back after the page was built again.
