@@ -89,7 +89,7 @@ def quantize_to_fp8(
 
 def fp8_layer(graph: GraphModule, node: Node) -> Fp8Layer | None:
     """What `node` multiplies if it is a layer of `quantize_to_fp8`; else None."""
-    if node.target not in operators.CONVOLUTIONS and node.target is not aten.linear.default:
+    if node.target not in operators.LAYERS:
         return None
     entering, weight = (_widened(argument) for argument in node.args[:2])
     if entering is None or weight is None:
@@ -145,7 +145,7 @@ def check_fp8(graph: GraphModule, target: Target) -> None:
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
-    known = node.target in operators.CONVOLUTIONS or node.target is aten.linear.default
+    known = node.target in operators.LAYERS
     return known and tensor_of(graph, node.args[1]) is not None and tensor_of(graph, node.args[0]) is None
 
 

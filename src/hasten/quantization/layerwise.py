@@ -114,7 +114,7 @@ class _Refiner(Interpreter):
 
 
 def _is_layer(node: Node) -> bool:
-    return node.target in operators.CONVOLUTIONS or node.target is torch.ops.aten.linear.default
+    return node.target in operators.LAYERS
 
 
 def _channel_mean(layer: Node, output: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def make_plan(graph: GraphModule, placement: Placement, keep_float: frozenset[st
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
-    if node.target not in operators.CONVOLUTIONS and node.target != aten.linear.default:
+    if node.target not in operators.LAYERS:
         return False
     return tensor_of(graph, node.args[1]) is not None
 

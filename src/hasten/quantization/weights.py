@@ -12,7 +12,7 @@ from hasten.graph.duplicate import duplicate, separate
 from hasten.graph.parameters import drop_unread, new_parameter, tensor_of
 from hasten.quantization import linear, logarithmic
 from hasten.quantization.layerwise import refine
-from hasten.quantization.operators import CONVOLUTIONS
+from hasten.quantization.operators import LAYERS
 from hasten.quantization.static import check_names, inference_form, one_batch
 from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.task import Inputs
@@ -114,7 +114,7 @@ def replace_weights(graph: GraphModule, how: Rounder, keep_float: frozenset[str]
     """Replace the weights of convolutions and linear layers in place; returns how many layers read integers now."""
     count = 0
     for layer in list(graph.graph.nodes):
-        if layer.target not in CONVOLUTIONS and layer.target != aten.linear.default:
+        if layer.target not in LAYERS:
             continue
         weight = tensor_of(graph, layer.args[1])
         if weight is None or layer.name in keep_float:

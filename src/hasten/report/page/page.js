@@ -35,7 +35,7 @@ const drawInto = element => {
   CHARTS[element.id]();
   if (element.dataset.drawn) return;
   element.dataset.drawn = "yes";
-  element.on("plotly_click", event => { const point = event.points[0].customdata; if (point && CLICKED.includes(element.id)) choose(point[0]); });
+  if (CLICKED.includes(element.id)) element.on("plotly_click", event => { const point = event.points[0].customdata; if (point) choose(point[0]); });
 };
 const CLICKED = ["front", "timeline"];
 // A chart is drawn when it comes near the window: drawing all of them at once keeps the reader waiting for those that are looked at last.
