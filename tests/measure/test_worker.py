@@ -1,6 +1,8 @@
 """A program in its own process: right answers, whole batches, and failures that are told instead of hung."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,20 @@ def test_compare_and_throughput_measure_every_program(compiled: Path, tmp_path: 
     assert rates["a"].ratio == 1.0
     assert rates["b"].samples_per_s > 0
     assert rates["b"].batch in (1, 2, 4)
+
+
+@pytest.mark.parametrize(("limit_s", "batches"), [(0.0, [1]), (9.0, [1, 2]), (float("inf"), [1, 2, 4])])
+def test_throughput_begins_no_batch_that_would_end_beyond_its_limit(limit_s: float, batches: list[int]) -> None:
+    asked: list[int] = []
+
+    def time_calls(inputs: Any, batch: int, seconds: float, least: int) -> np.ndarray:
+        asked.append(batch)
+        return np.full(least, {1: 1.0, 2: 1.5, 4: 2.5}[batch])  # seconds
+
+    worker: Any = SimpleNamespace(time_calls=time_calls)
+    found = best_throughput({"a": worker}, "a", [], largest=4, limit_s=limit_s)
+    assert asked == batches
+    assert found["a"].samples_per_s == pytest.approx(max(b / {1: 1.0, 2: 1.5, 4: 2.5}[b] for b in batches))
 
 
 def test_a_program_that_cannot_load_is_told(tmp_path: Path) -> None:

@@ -151,6 +151,32 @@ def test_gpt2_runs_its_layers_on_integers_in_openvino(gpt2: Task, tmp_path: Path
     assert ran == ["u8"] * 4
 
 
+class Patches(nn.Module):
+    """As a vision transformer begins: a convolution and linear layers with as many outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.a, self.b = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        result: Tensor = self.b(nn.functional.gelu(self.a(tokens))).mean(1)
+        return result
+
+
+def test_layers_that_share_a_zero_point_with_a_convolution_run_on_integers_in_openvino(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = task_of(Patches(), torch.randn(4, 3, 16, 16))
+    graph = Quantize(placement="fuse_activations").apply(capture(task.model, task.example), task)
+    OpenVino(threads=1).compile(graph, task, tmp_path)
+    compiled = ov.Core().compile_model(tmp_path / "model.xml", "CPU")
+    told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = {"Convolution", "FullyConnected"}
+    ran = [info["runtimePrecision"].astype(str) for info in told if info["layerType"].astype(str) in kinds]
+    assert len(ran) == 3
+    assert set(ran) <= {"u8", "i8"}
+
+
 def test_the_symmetric_placement_has_zero_points_in_the_middle_and_quantizes_attention(block: Task) -> None:
     graph = Quantize(placement="symmetric").apply(capture(block.model, block.example), block)
     quantizers = [n for n in graph.graph.nodes if str(n.target).startswith("quantized_decomposed.quantize_")]

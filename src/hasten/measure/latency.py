@@ -16,6 +16,7 @@ from hasten.measure.worker import Worker
 
 _TURN_SECONDS = 0.12
 _SETTLE_SECONDS = 0.02
+_LEAST_CALLS = 3
 SECONDS_PER_TURN = _TURN_SECONDS + _SETTLE_SECONDS
 _RESAMPLES = 2000
 
@@ -111,16 +112,27 @@ class Throughput:
 
 
 def best_throughput(
-    workers: Mapping[str, Worker], baseline: str, inputs: Sequence[ArrayFile], *, smallest: int = 1, largest: int = 64
+    workers: Mapping[str, Worker],
+    baseline: str,
+    inputs: Sequence[ArrayFile],
+    *,
+    smallest: int = 1,
+    largest: int = 64,
+    limit_s: float = float("inf"),
 ) -> dict[str, Throughput]:
-    """Samples per second of every worker at its own best batch, doubling from `smallest` up to `largest`, in turns."""
+    """Samples per second of every worker at its own best batch, doubling from `smallest` up to `largest`, in turns.
+
+    No batch is begun that would probably end beyond `limit_s`; the smallest always is.
+    """
     rates: dict[str, dict[int, float]] = {name: {} for name in workers}
+    ends = time.perf_counter() + limit_s
     batch = smallest
     while batch <= largest:
         for name, worker in workers.items():
-            if _still_gains(rates[name]):
+            fits = not rates[name] or time.perf_counter() + _expected_s(rates[name], batch) <= ends
+            if fits and _still_gains(rates[name]):
                 time.sleep(_SETTLE_SECONDS)
-                times = worker.time_calls(inputs, batch, 2 * _TURN_SECONDS, least=3)
+                times = worker.time_calls(inputs, batch, 2 * _TURN_SECONDS, least=_LEAST_CALLS)
                 rates[name][batch] = batch / float(np.median(times))
         batch *= 2
     peaks = {name: max(found.values()) for name, found in rates.items()}
@@ -132,6 +144,11 @@ def best_throughput(
         )
         for name, found in rates.items()
     }
+
+
+def _expected_s(rates: dict[int, float], batch: int) -> float:
+    """What timing a larger batch takes: a call to warm up and the timed ones, as fast as the batch before."""
+    return (1 + _LEAST_CALLS) * batch / list(rates.values())[-1]
 
 
 def _still_gains(rates: dict[int, float]) -> bool:

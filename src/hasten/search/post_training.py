@@ -1,10 +1,10 @@
 """The phases that train nothing: runtimes and precisions of the original, then the original quantized for each."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from hasten.recipe import Recipe, Target, name_of, options_of
-from hasten.search.session import Attempt, Session
+from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import free, quantized, with_more_effort
 from hasten.search.trial import Trial, merit_text
 
@@ -30,18 +30,40 @@ def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
     limits = session.budget.limits
     tiers = [[*free(tier, limits), *quantized(tier, limits)] for tier in _tiers(usable)]
     session.listener.begin(sum(map(len, tiers)))
-    trials = session.attempt_all(map(Attempt, tiers[0]))
+    trials = session.attempt_all(_in_time(session, map(Attempt, tiers[0])))
     for tier in tiers[1:]:
         # Integers first: where they are fast, the float programs of slow compilers need not be made.
         ordered = sorted(tier, key=_is_float)
-        trials += session.attempt_all(Attempt(recipe) for recipe in ordered if _may_win(session, recipe))
+        worth = (Attempt(recipe) for recipe in ordered if _may_win(session, recipe))
+        trials += session.attempt_all(_in_time(session, worth))
     plain = [trial for trial in trials if trial.recipe.steps and trial.measured]
     if not plain:
         return
     # What is judged of one device says nothing about another, so only timed targets are compared.
     names = {name_of(trial.recipe.target) for trial in plain} if session.budget.limits else {""}
     groups = [[t for t in plain if not name or name_of(t.recipe.target) == name] for name in sorted(names)]
-    session.attempt_all(itertools.chain(*(_worth_more_effort(session, group) for group in groups)))
+    better = itertools.chain(*(_worth_more_effort(session, group) for group in groups))
+    session.attempt_all(_in_time(session, better))
+
+
+def _in_time(session: Session, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+    """Those that the deadline leaves time for: after one that is too long a shorter one may still fit.
+
+    Raises:
+        OutOfTime: No time is left for any.
+    """
+    for attempt in attempts:
+        if session.is_known(attempt.recipe):
+            yield attempt
+            continue
+        expected_s, left_s = session.trial_s(attempt.recipe), session.left_s()
+        if left_s <= 0:
+            raise OutOfTime
+        if expected_s <= left_s:
+            yield attempt
+        else:
+            why = f"it would take {expected_s:.0f} s, and {left_s:.0f} s are left"
+            session.decide(Trial(0, attempt.recipe).name, False, why, cost_s=expected_s)
 
 
 def _tiers(usable: Mapping[str, type[Target]]) -> list[dict[str, type[Target]]]:

@@ -13,6 +13,7 @@ from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
 from hasten.search.distributed import Job, Nodes, NodesLost
+from hasten.search.finals import throughput_limit_s
 from hasten.search.journal import Journal
 from hasten.search.limits import applying
 from hasten.search.progress import Listener
@@ -81,6 +82,10 @@ class Session:
         if self.budget.minutes is None:
             return float("inf")
         return self.budget.minutes * 60 - self.journal.elapsed_s - self._finals_s()
+
+    def is_known(self, recipe: Recipe) -> bool:
+        """Whether a recipe's trial is on record, so that it takes no time."""
+        return self.journal.find("trial", _key(recipe)) is not None
 
     def attempt(self, recipe: Recipe, expected_s: float | None = None, limit_s: float | None = None) -> Trial:
         """The trial of a recipe: from the record, or made now.
@@ -234,12 +239,13 @@ class Session:
         """What the finals will take: inference on the certifying part, and throughput at growing batches."""
         holdout = self.bench.holdout
         share = len(holdout.certify) / max(len(holdout.search), 1)
-        # Of what may be in the finals: a runtime that is slow does not get there.
+        # Of what may be in the finals: a runtime that is slow does not get there. One more may be found.
         ranked = sorted(contenders(self.trials, self.budget), key=lambda t: -t.merit)[: self.budget.finalists]
         slowest = max((t.seconds.get("accuracy", 0.0) for t in ranked or self.trials), default=0.0)
+        certified = min(len(ranked) + 1, self.budget.finalists)
         original_s = self.trials[0].latency.median_ms / 1e3 if self.trials and self.trials[0].latency else 0.0
-        batches_s = original_s * 2 * self.bench.sizes.largest * 5
-        return (share * slowest * self.budget.finalists + 1.5 * batches_s + _FINALS_FIXED_S) * _SAFETY
+        batches_s = min(1.5 * original_s * 2 * self.bench.sizes.largest * 5, throughput_limit_s(self.budget))
+        return (share * slowest * certified + batches_s + _FINALS_FIXED_S) * _SAFETY
 
 
 def _key(recipe: Recipe) -> str:

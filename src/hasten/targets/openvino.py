@@ -66,6 +66,7 @@ class OpenVino:
             # The latter reads an antialiased Resize and leaves the antialiasing out.
             written = pack_products(averages_as_convolutions(resize_by_products(graph)), rounds_inputs=True)
             write_onnx(written, task.example, Path(scratch) / "model.onnx")
+            _drop_zero_points(Path(scratch) / "model.onnx")
             self.convert(Path(scratch) / "model.onnx", folder)
 
     def convert(self, source: Path, folder: Path) -> None:
@@ -125,3 +126,25 @@ class OpenVino:
             return tuple(request.get_output_tensor(index).data.copy() for index in outputs)
 
         return program
+
+
+def _drop_zero_points(path: Path) -> None:
+    """Leave out the zero points of weights where all are 0, which is what they are without.
+
+    The ONNX file holds equal ones once. Where a convolution and linear layers share them, `convert_model` gives all of
+    them one constant, and OpenVINO then neither folds it nor finds the integer product: they run in float.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path, load_external_data=False)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in held:
+            continue
+        zero_point = held.get(node.input[2])
+        if zero_point is None or zero_point.data_location == onnx.TensorProto.EXTERNAL:
+            continue
+        if not numpy_helper.to_array(zero_point).any():
+            del node.input[2]
+    onnx.save(model, path)

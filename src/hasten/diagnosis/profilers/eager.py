@@ -6,6 +6,7 @@ each, which on a small network is as much as the network itself. A clock around 
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,25 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
             interpreter.run(*tensors)
 
     plain_us, profiled_us, _, calls = alternate(lambda: program(*inputs), clocked, seconds)
+    nodes = _rows(graph, of_undisturbed_calls(times), elements)
+    share = _longer(sum(node.time_us for node in nodes), plain_us, profiled_us)
     return Profile(
-        _rows(graph, of_undisturbed_calls(times), elements),
+        tuple(replace(node, time_us=node.time_us * (1 - share)) for node in nodes),
         plain_us,
         profiled_us,
         calls,
-        "a clock around each node, mean over the quickest quarter of the calls",
+        "a clock around each node, mean over the quickest quarter of the calls, "
+        f"less the {share:.0%} by which every node ran longer than in a plain call",
     )
+
+
+def _longer(clocked_us: float, plain_us: float, profiled_us: float) -> float:
+    """The share of the nodes' time that the plain call does not take.
+
+    Run node by node, the network's values come and go in another order, so that the allocator asks the system for
+    fresh pages where a plain call reuses its own. It is never more than by which the whole call was lengthened.
+    """
+    return max(0.0, min(clocked_us - plain_us, profiled_us - plain_us)) / clocked_us
 
 
 def _rows(graph: Any, spent_s: dict[Any, float], elements: dict[Any, int]) -> tuple[NodeTime, ...]:

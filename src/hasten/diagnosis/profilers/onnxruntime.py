@@ -82,12 +82,13 @@ def _record(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
 def _factor(seen: _Record, recorded_us: float, cost_us: float) -> float:
     """How many times more recording costs in this program than in the chain, whose caches are warm.
 
-    Durations that add up to more than the plain call hold more of it: at most all by which the profiler was seen to
-    lengthen the call.
+    Durations that add up to more than the plain call hold more of it. It is never more than all by which the profiler
+    was seen to lengthen the call.
     """
     if cost_us <= 0:
         return 1.0
-    return max(1.0, min(recorded_us - seen.plain_us, seen.profiled_us - seen.plain_us) / cost_us)
+    longer_us = max(0.0, seen.profiled_us - seen.plain_us)
+    return min(max(1.0, (recorded_us - seen.plain_us) / cost_us), longer_us / cost_us)
 
 
 def _cost(target: Target, parallel: bool) -> float:
