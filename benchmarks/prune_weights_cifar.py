@@ -35,7 +35,7 @@ def main() -> None:
     ledger = Ledger(RESULTS / "prune_weights_cifar.json", budget)
     model, test = dense(20), scored("test")
     views = Views(*images("train", options.images), options.epochs)
-    task = hasten.Task(model, EXAMPLE, test[:1], train=views, name="cifar10")
+    task = hasten.Task(model, EXAMPLE, scored("validation")[:1], train=views, name="cifar10")
     graph = hasten.capture(model, EXAMPLE)
     ledger.note("dense_top1", accuracy(graph, test))
 
