@@ -18,14 +18,15 @@ _CUT_US = 1.0
 _ROUNDS = 3
 # The first calls set up memory and kernels, mostly outside of the nodes: what the counters held by then is taken off.
 _WARM_CALLS = 3
-_CHAIN, _CHAIN_SECONDS = 33, 0.4
+_CHAIN, _CHAIN_SECONDS = 33, 0.3
 _ALWAYS_EXECUTED = {"Convolution", "FullyConnected", "MatMul", "Deconvolution"}
 
 
 def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: float) -> Profile:
     """Profile `model.xml` in `folder`; the counters' means are brought to the undisturbed plain call."""
     program = target.load(folder)
-    call_us, start_us = _starts_us(target)
+    start_us = _start_us(target)
+    call_us = _call_us(target, inputs, start_us)
     # Counters cannot be set back: of several compilations the one that was disturbed least counts.
     rounds = [_round(target, folder, program, inputs, seconds / _ROUNDS) for _ in range(_ROUNDS)]
     plain_us = min(found.plain_us for found in rounds)
@@ -38,7 +39,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
         f"counters are means over {best.calls} calls of {best.mean_us:.0f} us, the least disturbed of {_ROUNDS} "
         f"rounds; times {scale:.2f} they are brought to the plain call of {plain_us:.0f} us; 1 us is added to each for "
         f"two cuts to whole microseconds, and {start_us:.1f} us that starting a node takes outside of its counter; the "
-        "call itself is what a graph of one operator takes beside it"
+        "call itself is what a graph that only reads these inputs takes beside reading them"
     )
     return Profile((called, *nodes), plain_us, min(found.profiled_us for found in rounds), best.calls, note)
 
@@ -115,21 +116,38 @@ def _elements(operation: Any) -> int:
     return sum(math.prod(shape.to_shape()) for shape in shapes if shape.is_static)
 
 
-def _starts_us(target: Target) -> tuple[float, float]:
-    """What a call costs beside its nodes, and a node beside its counter: of graphs of one and of many equal nodes."""
-    with tempfile.TemporaryDirectory() as scratch:
-        one, many = (_beside_counters_us(target, length, Path(scratch)) for length in (1, _CHAIN))
-    start_us = max(0.0, (many - one) / (_CHAIN - 1))
-    return max(0.0, one - start_us), start_us
-
-
-def _beside_counters_us(target: Target, length: int, folder: Path) -> float:
-    """What a plain call of a chain of convolutions takes that no counter shows."""
+def _start_us(target: Target) -> float:
+    """What a node costs beside its counter: a chain of many against one."""
     import openvino as ov
 
-    shape = write_chain(length, folder / "model.onnx", parallel=True)
-    ov.save_model(ov.convert_model(folder / "model.onnx"), folder / "model.xml", compress_to_fp16=False)
-    found = _round(target, folder, target.load(folder), [np.ones(shape, np.float32)], _CHAIN_SECONDS)
+    with tempfile.TemporaryDirectory() as scratch:
+        beside = []
+        for length in (1, _CHAIN):
+            shape = write_chain(length, path := Path(scratch) / "model.onnx", parallel=True)
+            beside.append(_beside_us(target, ov.convert_model(path), [np.ones(shape, np.float32)])[0])
+    return max(0.0, (beside[1] - beside[0]) / (_CHAIN - 1))
+
+
+def _call_us(target: Target, inputs: list[np.ndarray], start_us: float) -> float:
+    """What a call with these inputs costs beside its nodes: copying them in, and going there and back."""
+    import openvino as ov
+
+    read = []
+    for x in inputs:
+        values = ov.opset13.parameter(x.shape, x.dtype)
+        read.append((values, ov.opset13.reduce_max(values, np.arange(x.ndim), keep_dims=False)))
+    model = ov.Model([reduced for _, reduced in read], [values for values, _ in read])
+    beside_us, count = _beside_us(target, model, inputs)
+    return max(0.0, beside_us - count * start_us)
+
+
+def _beside_us(target: Target, model: Any, inputs: list[np.ndarray]) -> tuple[float, int]:
+    """What a plain call of a small graph takes that no counter shows, and how many counters there are."""
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory() as scratch:
+        ov.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=False)
+        found = _round(target, Path(scratch), target.load(Path(scratch)), inputs, _CHAIN_SECONDS)
     scale = found.plain_us / found.mean_us
     counted = [node for operation in found.operations if (node := _node(operation, found, scale)) is not None]
-    return found.plain_us - sum(node.time_us for node in counted)
+    return found.plain_us - sum(node.time_us for node in counted), len(counted)
