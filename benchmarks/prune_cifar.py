@@ -1,6 +1,6 @@
 """Pruned CIFAR ResNets, hasten beside torch-pruning at equal multiply-accumulates and equal training.
 
-    python benchmarks/prune_cifar.py choose               # settings of both tools, on the validation part alone
+    python benchmarks/prune_cifar.py choose --depth 20    # settings of both tools, on the validation part alone
     python benchmarks/prune_cifar.py table --depth 20 --seeds 3
     python benchmarks/prune_cifar.py table --depth 56 --seeds 1
     python benchmarks/prune_cifar.py compile --depth 56   # the same cuts for ONNX Runtime
@@ -8,10 +8,11 @@
 
 Every row starts from the same fine-tuned network, is cut to at most 1/2.1 or 1/2.55 of its multiply-accumulates, and
 sees the same images for the same number of epochs; growing regularisation spends the first third of its epochs before
-the cut. The peak learning rate of each tool is the one of `RATES` that did best for it on validation images. The test
-set is scored once, after the last epoch; the score before training is of validation images. torch-pruning cannot
-follow the padded shortcuts of these networks (its cut does not run), so it is told to leave the residual stream alone.
-Rows named "taught" also learn from the uncut network's answers; the others from labels alone. Data: see `cifar.py`.
+the cut. The cut of hasten and the peak learning rate of each tool are those of `CUTS` and `RATES` that did best for it
+with this network on validation images, at the smaller goal. The test set is scored once, after the last epoch; the
+score before training is of validation images. torch-pruning cannot follow the padded shortcuts of these networks (its
+cut does not run), so it is told to leave the residual stream alone. Rows named "taught" also learn from the uncut
+network's answers; the others from labels alone. Data: see `cifar.py`.
 """
 
 import argparse
@@ -43,9 +44,8 @@ from hasten_bench.material import cache as kept
 from hasten_bench.peers import torch_pruning as peer
 
 GOALS = (2.1, 2.55)
-RATES = (0.05, 0.015)
+RATES = (0.05, 0.015, 0.005)
 CUTS = (("replaceability", "inner"), ("weight_l2", "inner"), ("replaceability", "layer"))
-CHOICES = RESULTS / "prune_cifar_choices.json"
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,15 @@ def torch_pruning() -> Any:
     return torch_pruning
 
 
+def choices(depth: int) -> Path:
+    """Where `choose` keeps what it found."""
+    return RESULTS / f"prune_cifar_choices_resnet{depth}.json"
+
+
 def choose(options: argparse.Namespace) -> None:
-    """hasten's cut, judged refitted and untrained, and the rate of both tools: ResNet-20 on validation images."""
-    bench, goal = Bench.of(20, options.images, options.epochs), GOALS[0]
-    ledger = Ledger(CHOICES, bench.budget | {"reported": "last epoch, validation", "goal": goal})
+    """hasten's cut, judged refitted and untrained, and the rate of both tools, on validation images."""
+    bench, goal = Bench.of(options.depth, options.images, options.epochs), GOALS[0]
+    ledger = Ledger(choices(options.depth), bench.budget | {"reported": "last epoch, validation", "goal": goal})
     judged = scored("validation")
     if "baseline" not in ledger.document:
         ledger.note("baseline", {"top1": accuracy(bench.model, judged), "macs": macs(bench.model)})
@@ -255,7 +260,7 @@ def table(options: argparse.Namespace) -> None:
     test, validation = scored("test"), scored("validation")
     if "baseline" not in ledger.document:
         ledger.note("baseline", {"top1": accuracy(bench.model, test), "macs": macs(bench.model)})
-    found = json.loads(CHOICES.read_text())
+    found = json.loads(choices(options.depth).read_text())
     importance, scope = best(found, "hasten cuts")
     own_bench, peer_bench = (bench.at(*best(found, kind)) for kind in ("hasten taught", "torch-pruning"))
 
@@ -292,7 +297,7 @@ def table(options: argparse.Namespace) -> None:
 
 def cuts(bench: Bench) -> Iterator[tuple[str, nn.Module]]:
     """The dense network and every cut by name; training does not change how long they take."""
-    found = json.loads(CHOICES.read_text())
+    found = json.loads(choices(bench.depth).read_text())
     importance, scope = best(found, "hasten cuts")
     yield "dense", bench.model
     for goal in GOALS:
