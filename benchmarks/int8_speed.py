@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cifar import provenance
 from hasten.machine import fingerprint
 from hasten.measure.arrays import ArrayWriter
 from hasten.measure.latency import compare
@@ -41,7 +42,8 @@ def time_all(names: list[str]) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"networks": {}}
     results |= {"machine": fingerprint(), "threads": THREADS, "turns": TURNS}
     for name in names:
-        results["networks"][name] = measure(name) | {"load": os.getloadavg()[0]}
+        origin = {key: value for key, value in provenance().items() if key != "device"}
+        results["networks"][name] = measure(name) | {"load": os.getloadavg()[0]} | origin
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         show(name, results["networks"][name])
 

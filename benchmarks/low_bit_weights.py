@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import hasten
+from cifar import provenance
 from hasten.recipe import Technique, describe
 from hasten_bench.data.cifar import decode
 from hasten_bench.material import cache, shared_data
@@ -63,7 +64,8 @@ def measure(depth: int) -> dict[str, Any]:
     for technique in rows():
         table[describe(technique)] = accuracy(technique.apply(graph, task))
         print(f"ResNet-{depth} {describe(technique)}: {table[describe(technique)]:.4f}", flush=True)
-    return {"top1": table, "images": len(truth), "weights": "fine-tuned" if kept.exists() else "published"}
+    weights = "fine-tuned" if kept.exists() else "published"
+    return {"top1": table, "images": len(truth), "weights": weights} | provenance()
 
 
 def main(depths: list[int]) -> None:

@@ -1,0 +1,1 @@
+"""The sections of docs/compression-results.md; see `compression_page.py`."""
