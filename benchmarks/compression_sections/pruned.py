@@ -30,8 +30,7 @@ def filters(*networks: dict[str, Any]) -> list[str]:
         rates = {f"{run['peak_lr']:g} for {name.split()[0]}" for name, run in runs}
         lines += [
             f"**{found['budget']['network']}**, {found['baseline']['top1']:.1%} before the cut. Small budget: "
-            f"{words(found['budget'])}; peak learning rate {', '.join(sorted(rates))}, chosen on validation images "
-            "with ResNet-20.",
+            f"{words(found['budget'])}; peak learning rate {', '.join(sorted(rates))}, chosen on validation images.",
             "",
             *table("fewer | row | MMAC left | before training, % | after, % | drop, points", rows),
             *verdicts,
