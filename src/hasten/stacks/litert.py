@@ -45,10 +45,13 @@ def _quantize(folder: Path, inputs: int, linear_per_channel: bool) -> None:
     from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe, recipe_manager
 
     path = folder / "model.tflite"
-    signature = next(iter(Interpreter(str(path)).get_signature_list()))
+    interpreter = Interpreter(str(path))
+    signature = next(iter(interpreter.get_signature_list()))
+    # The converter may have made integers narrower.
+    details = interpreter.get_signature_runner(signature).get_input_details()
     batches = [np.load(folder / f"calibration_{index}.npy", mmap_mode="r") for index in range(inputs)]
     samples = [
-        {f"args_{index}": np.ascontiguousarray(values[row]) for index, values in enumerate(batches)}
+        {(name := f"args_{index}"): values[row].astype(details[name]["dtype"]) for index, values in enumerate(batches)}
         for row in range(len(batches[0]))
     ]
     wanted = recipe_manager.RecipeManager()
@@ -208,6 +211,8 @@ def _quantized(x: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     if detail["dtype"] == x.dtype:
         return x
     scale, zero_point = detail["quantization"]
+    if not scale:  # integers, such as tokens, that the converter made narrower
+        return x.astype(detail["dtype"])
     limits = np.iinfo(detail["dtype"])
     result: np.ndarray = np.clip(np.round(x / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
     return result
