@@ -81,7 +81,7 @@ def row(net: IntegerNet, x: np.ndarray, y: np.ndarray, family: str) -> dict[str,
         report = environments.call("fpga", "compile", folder=folder, depth=8, simulator="verilator", synthesis=family)
     found = {k: report["synthesis"][k] for k in ("lut", "ff", "carry", "dsp", "tool")}
     return {
-        "accuracy": float((net.run(q).argmax(1) == y).mean()),
+        "accuracy": float((net.dequantize(net.run(q)).argmax(1) == y).mean()),
         "nonzero_weights": int(sum(np.count_nonzero(layer.weight) for layer in net.layers)),
         "samples_checked": report["samples"],
         "mismatches": sum(report["mismatches"].values()),

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from hasten.graph.channels import Channels, attribute
+from hasten.graph.duplicate import duplicate
 from hasten.graph.rules.call import arguments, shapes_of
+from hasten.graph.surgery import refresh_shapes
 
 _INTERFACE = {"it is an input of the model", "it is an output of the model", "it has one position"}
 _NEVER_CHANNELS = {"it is not a channel dimension", "its size is symbolic", "attention normalises over it"}
@@ -48,11 +50,21 @@ class Reach:
 def node_costs(graph: GraphModule) -> dict[str, NodeCost]:
     """Cost of every node that computes, by its name; symbolic sizes count as 1."""
     costs = {}
+    graph = _with_shapes(graph)
     for node in graph.graph.nodes:
         if node.op == "call_function" and (any(shapes_of(node)) or isinstance(node.meta.get("val"), Tensor)):
             tensors = [*node.all_input_nodes, node]
             costs[node.name] = NodeCost(_macs(node), sum(_size_bytes(graph, t) for t in tensors))
     return costs
+
+
+def _with_shapes(graph: GraphModule) -> GraphModule:
+    """The graph, or where quantizing put in nodes without shapes, a copy that has them."""
+    if all("val" in node.meta for node in graph.graph.nodes if node.op == "call_function"):
+        return graph
+    copy = duplicate(graph, share_tensors=True)
+    refresh_shapes(copy)
+    return copy
 
 
 def total_macs(graph: GraphModule) -> int:
