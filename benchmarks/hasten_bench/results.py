@@ -53,7 +53,8 @@ def write(document: dict[str, Any], path: Path) -> None:
 
 def read_all(folder: Path = FOLDER) -> list[dict[str, Any]]:
     """Every document of the folder, oldest first."""
-    documents = [json.loads(path.read_text()) | {"file": path.name} for path in sorted(folder.glob("*.json"))]
+    read = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    documents = [found | {"file": name} for name, found in read.items() if isinstance(found, dict)]
     return sorted((d for d in documents if d.get("schema") == SCHEMA), key=lambda d: d["started"])
 
 
