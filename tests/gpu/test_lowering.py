@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hasten.errors import InvalidInput, Unsupported
 from hasten.gpu import build, lowering, products
 from hasten.graph.capture import capture
+from hasten.graph.duplicate import duplicate
 from hasten.recipe import make_target, make_technique
 from hasten.targets.cuda import Cuda
 from hasten.task import Task
@@ -47,6 +48,20 @@ def convolutional() -> Task:
 def perceptron() -> Task:
     torch.manual_seed(0)
     return task_of(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 16)), torch.randn(4, 32))
+
+
+class Attention(nn.Module):
+    """With a mask in float32, which what integer products give meets on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(32, 32) for _ in range(3))
+        self.register_buffer("mask", torch.triu(torch.full((6, 6), -9.0), 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.query(x) @ self.key(x).transpose(1, 2) + self.mask
+        result: Tensor = torch.softmax(scores, -1) @ self.value(x)
+        return result
 
 
 def quantized(task: Task) -> torch.fx.GraphModule:
@@ -158,6 +173,18 @@ def test_what_autocast_changes_still_runs(fp8: bool) -> None:
     with torch.no_grad():
         expected, found = graph(*task.example), program.module(check_guards=False)(*task.example)
     assert float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_attention_between_integer_products_runs_in_halves(precision: str) -> None:
+    torch.manual_seed(0)
+    task = task_of(Attention(), torch.randn(4, 6, 32))
+    graph = quantized(task)
+    assert lowering.lower_integers(duplicate(graph), build.DTYPES[precision]) == 3
+    program = build.lowered(graph, task.example, "cpu", precision, False, False, 0)
+    with torch.no_grad():
+        found, expected = program.module()(*task.example), graph(*task.example)
+    assert (found.float() - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 def test_options_that_do_not_fit_together_are_refused() -> None:

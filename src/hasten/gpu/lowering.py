@@ -17,6 +17,12 @@ aten = torch.ops.aten
 _MIN_CHANNELS = 16
 _FP8_MULTIPLE = 16
 _SPARSE_MULTIPLE = 16
+# By operator, how many of its first arguments are factors.
+_ATTENTION: dict[Any, int] = {
+    aten.matmul.default: 2,
+    aten.bmm.default: 2,
+    aten.scaled_dot_product_attention.default: 3,
+}
 
 
 def lower_integers(graph: GraphModule, dtype: torch.dtype) -> int:
@@ -80,6 +86,22 @@ def round_in_float32(graph: GraphModule) -> None:
                 inverse = new_parameter(graph, f"{node.name}_inverse", torch.tensor([1.0 / scale]))
                 made = graph.graph.call_function(_rounded, (source, inverse, *rest))
             node.replace_all_uses_with(made)
+    _finished(graph, 0)
+
+
+def meet_in(graph: GraphModule, dtype: torch.dtype) -> None:
+    """Bring both factors of every product in attention to `dtype`, in place.
+
+    What an integer product gives is of this type already, but what was added on the way, such as a mask, made it
+    float32 again, and PyTorch multiplies equal types alone.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target in _ATTENTION:
+            factors = [x for x in node.args[: _ATTENTION[node.target]] if isinstance(x, Node)]
+            with graph.graph.inserting_before(node):
+                for x in factors:
+                    cast = graph.graph.call_function(aten._to_copy.default, (x,), {"dtype": dtype})
+                    node.replace_input_with(x, cast)
     _finished(graph, 0)
 
 
