@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from hasten_bench import render
+
 # What a budget holds; what is not here is said by the section itself.
 PHRASES = {
     "training_images": "{:,} training images", "images": "{:,} training images", "sentences": "{:,} sentences",
@@ -27,9 +29,8 @@ def spaced(name: str) -> str:
 
 
 def table(head: str, rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Lines of a table, and an empty one."""
-    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    return [f"| {head} |", f"|{'---|' * (head.count('|') + 1)}", *lines, ""]
+    """A table, and an empty line."""
+    return [render.table(head.split(" | "), [[str(cell) for cell in row] for row in rows]), ""]
 
 
 def score(entry: dict[str, Any]) -> str:

@@ -175,6 +175,18 @@ def test_what_autocast_changes_still_runs(fp8: bool) -> None:
     assert float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
 
 
+def test_attention_between_fp8_layers_runs_in_halves() -> None:
+    torch.manual_seed(0)
+    task = task_of(Attention(), torch.randn(4, 6, 32))
+    steps = {"weights": "fp8", "activations": "fp8"}
+    graph = make_technique("quantize", steps).apply(capture(task.model, task.example), task)
+    assert lowering.lower_fp8_layers(duplicate(graph), torch.float16) == 3
+    program = build.lowered(graph, task.example, "cpu", "fp16", False, False, 0)
+    with torch.no_grad():
+        found, expected = program.module()(*task.example), graph(*task.example)
+    assert (found.float() - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_attention_between_integer_products_runs_in_halves(precision: str) -> None:
     torch.manual_seed(0)

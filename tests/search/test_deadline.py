@@ -21,7 +21,7 @@ def _session(takes_s: dict[str, float], left_s: list[float], known: Collection[s
     left: Iterator[float] = iter(left_s)
     made: Any = SimpleNamespace(decided=[])
     made.is_known = lambda recipe: names[recipe.to_yaml()] in known
-    made.trial_s = lambda recipe: takes_s[names[recipe.to_yaml()]]
+    made.expected_s = lambda attempt: takes_s[names[attempt.recipe.to_yaml()]]
     made.left_s = lambda: next(left)
     made.decide = lambda what, chosen, why, cost_s: made.decided.append((what, chosen, why))
     return made

@@ -40,11 +40,10 @@ def lowered(
     if fp8:
         lowering.lower_fp8(moved)
     lowering.lower_fp8_layers(moved, dtype)
-    integers = lowering.lower_integers(moved, dtype)
+    lowering.lower_integers(moved, dtype)
     if dtype != torch.float32:
         lowering.round_in_float32(moved)
-        if integers:
-            lowering.meet_in(moved, dtype)
+        lowering.meet_in(moved, dtype)
         move(moved, torch.device(device))
     inputs = tuple(x.to(device) for x in at_batch(example, batch if has_dynamic_batch(graph) else 0))
     with torch.no_grad(), quiet(categories=(Warning,)):

@@ -10,6 +10,7 @@ from hasten.errors import Unsupported
 from hasten.gpu import products
 from hasten.graph.parameters import new_parameter, tensor_of
 from hasten.quantization.fp8 import fp8_layer
+from hasten.quantization.operators import PRODUCTS
 
 aten = torch.ops.aten
 
@@ -18,11 +19,7 @@ _MIN_CHANNELS = 16
 _FP8_MULTIPLE = 16
 _SPARSE_MULTIPLE = 16
 # By operator, how many of its first arguments are factors.
-_ATTENTION: dict[Any, int] = {
-    aten.matmul.default: 2,
-    aten.bmm.default: 2,
-    aten.scaled_dot_product_attention.default: 3,
-}
+_FACTORS: dict[Any, int] = dict.fromkeys(PRODUCTS, 2) | {aten.scaled_dot_product_attention.default: 3}
 
 
 def lower_integers(graph: GraphModule, dtype: torch.dtype) -> int:
@@ -90,14 +87,14 @@ def round_in_float32(graph: GraphModule) -> None:
 
 
 def meet_in(graph: GraphModule, dtype: torch.dtype) -> None:
-    """Bring both factors of every product in attention to `dtype`, in place.
+    """Bring the factors of every product of values to `dtype`, in place, as autocast would.
 
-    What an integer product gives is of this type already, but what was added on the way, such as a mask, made it
+    What an integer or fp8 layer gives is of this type already, but what was added on the way, such as a mask, made it
     float32 again, and PyTorch multiplies equal types alone.
     """
     for node in list(graph.graph.nodes):
-        if node.target in _ATTENTION:
-            factors = [x for x in node.args[: _ATTENTION[node.target]] if isinstance(x, Node)]
+        if node.target in _FACTORS:
+            factors = [x for x in node.args[: _FACTORS[node.target]] if isinstance(x, Node)]
             with graph.graph.inserting_before(node):
                 for x in factors:
                     cast = graph.graph.call_function(aten._to_copy.default, (x,), {"dtype": dtype})

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.graph.parameters import new_parameter, set_tensor, tensor_of
+from hasten.quantization.operators import CONVOLUTIONS, LAYERS
 from hasten.task import Inputs
 
 aten = torch.ops.aten
 
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 # f(x / s) = f(x) / s for s > 0, channel by channel.
 _HOMOGENEOUS = (aten.relu.default, aten.leaky_relu.default, aten.max_pool2d.default, aten.avg_pool2d.default)
 _GROUPS_ARGUMENT = 6
@@ -99,7 +99,7 @@ def is_depthwise(graph: GraphModule, layer: Node) -> bool:
     """Whether every output channel of a convolution reads one input channel, and there are as many."""
     weight = tensor_of(graph, layer.args[1])
     groups = layer.args[_GROUPS_ARGUMENT] if len(layer.args) > _GROUPS_ARGUMENT else 1
-    return weight is not None and layer.target in _CONVOLUTIONS and bool(groups != 1 and groups == len(weight))
+    return weight is not None and layer.target in CONVOLUTIONS and bool(groups != 1 and groups == len(weight))
 
 
 def producer_ranges(graph: GraphModule, pair: Pair) -> Tensor:
@@ -146,11 +146,11 @@ def activation_ranges(graph: GraphModule, values: list[Node], batches: Iterable[
 
 
 def _has_channels_first(value: Node) -> bool:
-    return any(user.target in _CONVOLUTIONS for user in value.users)
+    return any(user.target in CONVOLUTIONS for user in value.users)
 
 
 def _is_producer(graph: GraphModule, node: Node) -> bool:
-    if node.target not in (*_CONVOLUTIONS, aten.linear.default, aten.layer_norm.default):
+    if node.target not in (*LAYERS, aten.layer_norm.default):
         return False
     arguments = _scaled_arguments(node)
     if not arguments or tensor_of(graph, arguments[0]) is None:
@@ -169,10 +169,10 @@ def _scaled_arguments(producer: Node | None) -> list[object]:
 
 
 def _is_consumer(graph: GraphModule, node: Node, value: Node) -> bool:
-    if node.target not in (*_CONVOLUTIONS, aten.linear.default) or node.args[0] is not value:
+    if node.target not in LAYERS or node.args[0] is not value:
         return False
     weight = node.args[1]
-    groups = node.args[_GROUPS_ARGUMENT] if node.target in _CONVOLUTIONS and len(node.args) > _GROUPS_ARGUMENT else 1
+    groups = node.args[_GROUPS_ARGUMENT] if node.target in CONVOLUTIONS and len(node.args) > _GROUPS_ARGUMENT else 1
     known = isinstance(weight, Node) and tensor_of(graph, weight) is not None and _is_read_once(graph, weight)
     return bool(known and (groups == 1 or is_depthwise(graph, node)))
 

@@ -56,7 +56,7 @@ def _in_time(session: Session, attempts: Iterable[Attempt]) -> Iterator[Attempt]
         if session.is_known(attempt.recipe):
             yield attempt
             continue
-        expected_s, left_s = session.trial_s(attempt.recipe), session.left_s()
+        expected_s, left_s = session.expected_s(attempt), session.left_s()
         if left_s <= 0:
             raise OutOfTime
         if expected_s <= left_s:

@@ -170,7 +170,7 @@ class Session:
         self.listener.done(_line(trial, self.budget), best)
 
     def _check_time(self, a: Attempt) -> None:
-        if (self.trial_s(a.recipe) if a.expected_s is None else a.expected_s) > self.left_s():
+        if self.expected_s(a) > self.left_s():
             raise OutOfTime
 
     def decide(self, what: str, chosen: bool, why: str, gain: float | None = None, cost_s: float | None = None) -> None:
@@ -209,6 +209,10 @@ class Session:
                 return {"failure": reason(error)}
 
         return self.journal.once(event, key, careful)
+
+    def expected_s(self, a: Attempt) -> float:
+        """What an attempt will take: as it says, else learned from the trials so far."""
+        return self.trial_s(a.recipe) if a.expected_s is None else a.expected_s
 
     def trial_s(self, recipe: Recipe) -> float:
         """What a trial takes beside its training: the longest of its target so far (some shared what was compiled), and

@@ -139,6 +139,7 @@ def _drop_zero_points(path: Path) -> None:
 
     model = onnx.load(path, load_external_data=False)
     held = {tensor.name: tensor for tensor in model.graph.initializer}
+    dropped = 0
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in held:
             continue
@@ -147,4 +148,6 @@ def _drop_zero_points(path: Path) -> None:
             continue
         if not numpy_helper.to_array(zero_point).any():
             del node.input[2]
-    onnx.save(model, path)
+            dropped += 1
+    if dropped:
+        onnx.save(model, path)

@@ -32,8 +32,7 @@ def profile(target: Target, folder: Path, inputs: list[np.ndarray], seconds: flo
     plain_us = min(found.plain_us for found in rounds)
     best = min(rounds, key=lambda found: found.mean_us)
     scale = plain_us / best.mean_us
-    counted = [node for operation in best.operations if (node := _node(operation, best, scale)) is not None]
-    nodes = [replace(node, time_us=node.time_us + start_us) for node in counted]
+    nodes = [replace(node, time_us=node.time_us + start_us) for node in _nodes(best, scale)]
     called = NodeTime(CALL, CALL, (), call_us)
     note = (
         f"counters are means over {best.calls} calls of {best.mean_us:.0f} us, the least disturbed of {_ROUNDS} "
@@ -92,6 +91,11 @@ def _counted_us(info: dict[str, str]) -> float | None:
     return _CUT_US / 2 if info["layerType"] in _ALWAYS_EXECUTED else None
 
 
+def _nodes(found: _Round, scale: float) -> list[NodeTime]:
+    """What was executed, its times brought to a call that is `scale` times as long."""
+    return [node for operation in found.operations if (node := _node(operation, found, scale)) is not None]
+
+
 def _node(operation: Any, found: _Round, scale: float) -> NodeTime | None:
     """One executed operation, or None for one that was not executed."""
     info = _info(operation)
@@ -148,6 +152,5 @@ def _beside_us(target: Target, model: Any, inputs: list[np.ndarray]) -> tuple[fl
     with tempfile.TemporaryDirectory() as scratch:
         ov.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=False)
         found = _round(target, Path(scratch), target.load(Path(scratch)), inputs, _CHAIN_SECONDS)
-    scale = found.plain_us / found.mean_us
-    counted = [node for operation in found.operations if (node := _node(operation, found, scale)) is not None]
+    counted = _nodes(found, found.plain_us / found.mean_us)
     return found.plain_us - sum(node.time_us for node in counted), len(counted)
