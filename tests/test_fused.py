@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused() -> None:
         _ = made(preprocess=nn.Linear(3, 3)).inner.example
     task = made(score=None)
     graph = capture(task.model, task.inner.example)
-    with pytest.raises(InvalidInput, match=r"`score` must be given when `postprocess` changes the shape"):
+    with pytest.raises(InvalidInput, match=r"`score` or `metric` must be given when `postprocess` changes the shape"):
         fuse(graph, task)
     with pytest.raises(InvalidInput, match="`preprocess` must return the inputs that the graph was captured with"):
         fuse(capture(nn.Flatten(), (torch.randn(2, 4, 4),)), made())
@@ -187,7 +187,7 @@ def test_a_run_searches_on_raw_inputs(digits_task: Task, tmp_path: Path) -> None
     task = Task(
         digits_task.model, (holdout[0][0][:8],), holdout, preprocess=Scale(), postprocess=nn.Softmax(-1), name="raw"
     )
-    result = hasten.run(task, hasten.Budget(max_drop=0.03, minutes=0.3), targets="onnxruntime", out=tmp_path / "run")
+    result = hasten.run(task, hasten.Budget(max_drop=0.03, training=False), targets="onnxruntime", out=tmp_path / "run")
     assert result.best is not None, result.explanation
     assert result.best.manifest["inputs"] == [{"name": "pixels", "dtype": "uint8", "shape": [None, 8, 8, 1]}]
     images, labels = (torch.cat(x) for x in zip(*holdout, strict=True))

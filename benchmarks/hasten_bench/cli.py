@@ -58,6 +58,9 @@ def contest_command(
     if context.invoked_subcommand is None:
         tools_command(peer, net, quick, fresh, limit, minutes)
         time_command(peer, net, quick, limit, minutes)
+    elif peer or net or quick or fresh or limit or minutes:
+        command = context.invoked_subcommand
+        raise InvalidInput(f"Options must follow the command, but came before `{command}`: move them behind it.")
 
 
 @app.command("tools")

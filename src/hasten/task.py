@@ -17,6 +17,7 @@ Inputs = tuple[Tensor, ...]
 Outputs = Tensor | tuple[Tensor, ...]
 Loss = Callable[[Any, Any], Tensor]
 Score = Callable[[Any, Any], Tensor]
+Metric = Callable[[Any, Any], Any]
 
 OBJECTIVES = ("latency", "throughput", "size", "energy")
 
@@ -36,11 +37,15 @@ class Task:
             from the search part of `holdout`.
         loss: `loss(output, target) -> scalar tensor`. None: cross entropy.
         score: `score(output, target) -> [N]`, one number per sample, higher is better. None: top-1.
+        metric: In place of `score`, for what is no mean over samples: F1, area under a curve, rank correlation, mean
+            average precision. `metric(outputs, targets)` gives one number for a whole set, higher is better. It is
+            computed 200 times for each candidate, leaving out a part of the set each time.
         preprocess: Module that turns raw inputs into the model's, `model(*preprocess(*inputs))`: resizing, normalising,
             layout, uint8 to float. It is compiled into the artifact. `example`, `holdout`, `train` and `calibration`
             then hold raw inputs.
         postprocess: Module that is called with the model's outputs, one argument each: softmax, top-k, pooling. It is
-            compiled into the artifact, and `score` judges what it returns; `loss` keeps judging the model's output.
+            compiled into the artifact, and `score` or `metric` judges what it returns; `loss` keeps judging the model's
+            output.
         name: Shown in reports.
 
     Techniques see neither module: they work on `inner`, so pruning and quantization leave both as they are.
@@ -58,6 +63,7 @@ class Task:
     calibration: Iterable[Any] | None = None
     loss: Loss | None = None
     score: Score | None = None
+    metric: Metric | None = None
     preprocess: nn.Module | None = None
     postprocess: nn.Module | None = None
     name: str = "task"
@@ -79,7 +85,9 @@ class Task:
             )
         for name in ("holdout", "train", "calibration"):
             _check_reiterable(name, getattr(self, name), required=name == "holdout")
-        for name in ("loss", "score"):
+        if self.score is not None and self.metric is not None:
+            raise InvalidInput("`score` or `metric` must be left out, but got both: one of them judges.")
+        for name in ("loss", "score", "metric"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InvalidInput(f"`{name}` must be callable as {name}(output, target), but got {_kind(value)}.")
@@ -108,7 +116,8 @@ class Budget:
     """What may be lost, how long the search may take, and what it is after.
 
     Attributes:
-        max_drop: Largest accepted drop of the mean score, in the score's own unit (0.01 is one point of accuracy).
+        max_drop: Largest accepted drop of the mean score or of the metric, in its own unit (0.01 is one point of
+            accuracy).
         confidence: Confidence of the certificate, one-sided.
         minutes: Wall time for the search. None: until there is nothing left to try.
         finalists: How many of the fastest candidates may take the certifying test; the test is Bonferroni-corrected

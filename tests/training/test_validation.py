@@ -68,3 +68,17 @@ def test_mean_score_refuses_an_empty_holdout() -> None:
     model = Constant(torch.zeros(2))
     with pytest.raises(InvalidInput, match="`holdout` must hold at least one sample"):
         mean_score(Task(model, (torch.ones(1, 2),), []))(model)
+
+
+def test_a_metric_sees_the_whole_holdout_at_once() -> None:
+    model = Constant(torch.tensor([1.0, 2.0]))
+    batches = [(torch.randn(3, 2), torch.tensor([0, 1, 1])), (torch.randn(1, 2), torch.tensor([0]))]
+    seen: list[tuple[int, ...]] = []
+
+    def metric(output: torch.Tensor, target: torch.Tensor) -> float:
+        seen.append(tuple(output.shape))
+        return float((output.argmax(1) == target).double().mean()) / 2
+
+    task = Task(model, (batches[0][0],), batches, metric=metric)
+    assert mean_score(task)(capture(model, task.example)) == 0.25
+    assert seen == [(4, 2)]

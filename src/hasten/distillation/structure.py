@@ -34,7 +34,8 @@ def default_loss(output: Outputs, target: Any, task: Task) -> LossName:
     """KL for class scores, cosine for embeddings, MSE for everything else.
 
     Class scores: integer labels, or no labels and a two- or three-dimensional output with more than one column that
-    is scored by argmax (`task.score` not given). Embeddings: unit-norm rows, or `task.score` is the cosine.
+    is scored by argmax (neither `task.score` nor `task.metric` given). Embeddings: unit-norm rows, or `task.score` is
+    the cosine.
 
     Args:
         output: The teacher's output for one batch.
@@ -49,8 +50,8 @@ def default_loss(output: Outputs, target: Any, task: Task) -> LossName:
         one_per_row = target.ndim == scores.ndim - 1
         probabilities = target.shape == scores.shape and _has_probability_rows(target)
         return "kl" if (integer and one_per_row) or probabilities else "mse"
-    by_argmax = target is None and task.score is None and scores.ndim in (2, 3) and scores.shape[-1] > 1
-    return "kl" if by_argmax else "mse"
+    by_argmax = target is None and task.score is None and task.metric is None
+    return "kl" if by_argmax and scores.ndim in (2, 3) and scores.shape[-1] > 1 else "mse"
 
 
 def _has_unit_rows(scores: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from hasten.errors import InvalidInput
 from hasten.graph.capture import as_tuple, capture, capture_as_is, has_dynamic_batch, placeholders
 from hasten.graph.duplicate import duplicate
-from hasten.task import Inputs, Outputs, Score, Task, default_score, labelled, unlabelled
+from hasten.task import Inputs, Metric, Outputs, Task, default_score, labelled, unlabelled
 
 
 def without_fused(task: Task) -> Task:
@@ -21,15 +21,17 @@ def without_fused(task: Task) -> Task:
         return task
     before = _Before(task.preprocess)
     after = None if task.postprocess is None else _After(task.postprocess)
+    judge = task.metric or task.score or default_score
+    judging: dict[str, Any] = {} if after is None else {"metric" if task.metric else "score": _JudgeAfter(judge, after)}
     return replace(
         task,
         example=before(task.example),
         holdout=_Labelled(task.holdout, "holdout", before, None if after is None else _Answers(task.model, after)),
         train=None if task.train is None else _Labelled(task.train, "train", before),
         calibration=None if task.calibration is None else _Unlabelled(task.calibration, before),
-        score=task.score if after is None else _ScoreAfter(task.score or default_score, after),
         preprocess=None,
         postprocess=None,
+        **judging,
     )
 
 
@@ -68,10 +70,10 @@ def _check_scorable(task: Task, outputs: Inputs) -> None:
         return
     found = _After(task.postprocess)(outputs if len(outputs) > 1 else outputs[0])
     first = as_tuple(found)[0]
-    if task.score is None and first.shape != outputs[0].shape:
+    if task.score is None and task.metric is None and first.shape != outputs[0].shape:
         raise InvalidInput(
-            f"`score` must be given when `postprocess` changes the shape of the first output, but it turns "
-            f"{tuple(outputs[0].shape)} into {tuple(first.shape)} and `score` is None."
+            f"`score` or `metric` must be given when `postprocess` changes the shape of the first output, but it turns "
+            f"{tuple(outputs[0].shape)} into {tuple(first.shape)} and both are None."
         )
 
 
@@ -166,14 +168,14 @@ class _Answers:
         return self._after(self._graph(*inputs))
 
 
-class _ScoreAfter:
-    """A score of what `postprocess` makes of the output."""
+class _JudgeAfter:
+    """A score or metric of what `postprocess` makes of the output."""
 
-    def __init__(self, score: Score, after: _After) -> None:
-        self._score, self._after = score, after
+    def __init__(self, judge: Metric, after: _After) -> None:
+        self._judge, self._after = judge, after
 
-    def __call__(self, output: Any, target: Any) -> Tensor:
-        return self._score(self._after(output), target)
+    def __call__(self, output: Any, target: Any) -> Any:
+        return self._judge(self._after(output), target)
 
 
 class _Labelled(Iterable[Any]):

@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from hasten.graph.duplicate import duplicate
+from hasten.graph.layers import LAYERS
 from hasten.graph.parameters import new_parameter, tensor_of
 
 aten = torch.ops.aten
 
 _Q = "quantized_decomposed."
-_LAYERS = {aten.linear.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 _CLAMPS = {aten.relu.default, aten.hardtanh.default, aten.relu6.default, aten.clamp.default, aten.clamp_min.default}
 
 
@@ -39,7 +39,7 @@ def unrounded_weights_to_float(graph: GraphModule) -> int:
     """
     count = 0
     for node in list(graph.graph.nodes):
-        if node.target in _LAYERS and not _rounded(node):
+        if node.target in LAYERS and not _rounded(node):
             for source in node.all_input_nodes:
                 if _is(source, "dequantize_per_channel"):
                     _to_float(graph, source)

@@ -1,4 +1,4 @@
-"""The score of a compiled program: its outputs, computed in its own process, judged by the task's score."""
+"""The score of a compiled program: its outputs, computed in its own process, judged by the task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,9 @@ from torch import Tensor
 from hasten.errors import InvalidInput, Unsupported
 from hasten.measure.arrays import ArrayFile
 from hasten.measure.holdout import Holdout
+from hasten.measure.jackknife import pseudo_values
 from hasten.measure.worker import Worker
-from hasten.task import Score, Task, default_score
+from hasten.task import Outputs, Score, Task, default_score
 
 _CHUNK = 256
 
@@ -34,26 +35,34 @@ def outputs_of(worker: Worker, holdout: Holdout, rows: np.ndarray, folder: Path,
     return files
 
 
-def scores(task: Task, outputs: Sequence[ArrayFile], targets: Any) -> np.ndarray:
-    """`task.score` of every sample, [n] float64.
+def scores(task: Task, outputs: Sequence[ArrayFile], targets: Any, rows: np.ndarray | None = None) -> np.ndarray:
+    """`task.score` of every sample, [n] float64; of a `task.metric` what every part contributes, [parts].
 
     Args:
-        task: Holds the score; None means top-1.
-        outputs: One file per model output, n rows each.
+        task: Holds the score or the metric; neither means top-1.
+        outputs: One file per model output.
         targets: A pytree of tensors [n, ...].
+        rows: The n rows of the files to judge, [n]. None: all.
 
     Raises:
-        InvalidInput: The score raises, returns the wrong shape, or is not finite.
+        InvalidInput: The score raises, returns the wrong shape, or is not finite; the metric likewise.
     """
-    score = task.score or default_score
     arrays = [file.open() for file in outputs]
+    rows = np.arange(len(arrays[0])) if rows is None else rows
+    if task.metric is not None:
+        return pseudo_values(task.metric, _output(arrays, rows), targets)
+    score = task.score or default_score
     found = []
-    for start in range(0, len(arrays[0]), _CHUNK):
+    for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        tensors = tuple(torch.from_numpy(np.array(x[part])) for x in arrays)
         target = pytree.tree_map(lambda t, part=part: t[part], targets)
-        found.append(_checked(score, tensors[0] if len(tensors) == 1 else tensors, target, len(tensors[0])))
+        found.append(_checked(score, _output(arrays, rows[part]), target, len(rows[part])))
     return np.concatenate(found)
+
+
+def _output(arrays: Sequence[np.ndarray], rows: np.ndarray) -> Outputs:
+    tensors = tuple(torch.from_numpy(np.array(x[rows])) for x in arrays)
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def reference_targets(outputs: Sequence[ArrayFile]) -> Any:

@@ -5,7 +5,8 @@ and Chen, "Unconditional exact tests for equivalence or noninferiority for paire
 (2001), which orders outcomes by the restricted-likelihood score statistic of Tango, "Equivalence test and confidence
 interval for the difference in proportions for the paired-sample design", Statistics in Medicine 17 (1998), and takes
 the worst case over the unknown discordance. It never exceeds its level, at any sample size.
-Other scores get a one-sided BCa bootstrap bound of the mean paired drop (Efron 1987), by scipy.
+Other scores, and what the parts of the set contribute to a metric of the whole (`measure.jackknife`), get a one-sided
+BCa bootstrap bound of the mean paired drop (Efron 1987), by scipy.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ class Certificate:
 
     Attributes:
         n: Paired samples.
-        baseline_score, score: Mean scores of the original and of the candidate.
+        baseline_score, score: Mean scores, or the metric, of the original and of the candidate.
         drop: `baseline_score - score`; negative when the candidate is better.
         upper_bound: One-sided upper confidence bound of the true drop.
         max_drop: The budget.
@@ -78,11 +79,11 @@ def certify(
     """Test that the mean of `candidate` is at most `max_drop` below that of `baseline`.
 
     Args:
-        baseline: Scores of the original, [n].
-        candidate: Scores of the candidate on the same samples, [n].
+        baseline: Scores of the original, of samples or of parts of the set.
+        candidate: Scores of the candidate on the same samples or parts.
         max_drop: Largest accepted drop.
         confidence: Family confidence, over all finalists.
-        indices: The sample indices, [n], for the record.
+        indices: The indices of all samples, [n], for the record.
         finalists: Number of candidates tested on these samples.
         share: This candidate's share of the family's error; the shares of all finalists sum to at most 1 (weighted
             Bonferroni).
@@ -93,7 +94,7 @@ def certify(
     upper, method = upper_bound(baseline, candidate, level)
     drop = float(np.mean(baseline) - np.mean(candidate))
     return Certificate(
-        n=len(baseline),
+        n=len(indices),
         baseline_score=float(np.mean(baseline)),
         score=float(np.mean(candidate)),
         drop=drop,

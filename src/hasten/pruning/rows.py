@@ -8,17 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
+from hasten.graph.layers import CONVOLUTIONS
+
 aten = torch.ops.aten
 
 MOST_INPUTS = 8192  # a matrix of their products is 0.5 GB
 
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 _ROWS_PER_INPUT, _FEWEST_ROWS = 6, 4096
 
 
 def reads_all_channels(node: Node) -> bool:
     """Whether `node` is a linear layer, or a convolution of one group."""
-    if node.target in _CONVOLUTIONS:
+    if node.target in CONVOLUTIONS:
         return len(node.args) < 7 or bool(node.args[6] == 1)
     return node.target is aten.linear.default
 

@@ -11,9 +11,9 @@ from torch.fx import GraphModule, Node
 
 from hasten.errors import Unsupported
 from hasten.graph.duplicate import duplicate, separate
+from hasten.graph.layers import CONVOLUTIONS
 from hasten.graph.parameters import tensor_of
 from hasten.quantization.layerwise import refine
-from hasten.quantization.operators import CONVOLUTIONS
 from hasten.quantization.static import check_names, inference_form, one_batch
 from hasten.quantization.stored import stored
 from hasten.quantization.torchao import CHOOSE_PARAMETERS, DEQUANTIZE_DYNAMIC, QUANTIZE_DYNAMIC

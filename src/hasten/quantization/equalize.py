@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from hasten.graph.layers import CONVOLUTIONS, LAYERS
 from hasten.graph.parameters import new_parameter, set_tensor, tensor_of
-from hasten.quantization.operators import CONVOLUTIONS, LAYERS
 from hasten.task import Inputs
 
 aten = torch.ops.aten

@@ -15,8 +15,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.duplicate import duplicate
+from hasten.graph.layers import LAYERS
 from hasten.graph.parameters import new_parameter, tensor_of
-from hasten.quantization import operators
 from hasten.quantization.static import check_names, inference_form
 from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.recipe import Target, name_of
@@ -89,7 +89,7 @@ def quantize_to_fp8(
 
 def fp8_layer(graph: GraphModule, node: Node) -> Fp8Layer | None:
     """What `node` multiplies if it is a layer of `quantize_to_fp8`; else None."""
-    if node.target not in operators.LAYERS:
+    if node.target not in LAYERS:
         return None
     entering, weight = (_widened(argument) for argument in node.args[:2])
     if entering is None or weight is None:
@@ -145,7 +145,7 @@ def check_fp8(graph: GraphModule, target: Target) -> None:
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
-    known = node.target in operators.LAYERS
+    known = node.target in LAYERS
     return known and tensor_of(graph, node.args[1]) is not None and tensor_of(graph, node.args[0]) is None
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.graph.capture import as_tuple
+from hasten.graph.layers import CONVOLUTIONS
 from hasten.quantization import operators
 from hasten.quantization.fixed_point import multipliers, round_shift
 from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
@@ -242,7 +243,7 @@ def _layer(n: Node, args: Any, saturating: bool) -> Sum | None:
         sums = saturating_product(x.q, weight.q) - x.zero_point * weight.q.sum(1)
     else:
         sums = _LAYERS[n.target](x.centered(), weight.q, args)
-    channel = 1 if n.target in operators.CONVOLUTIONS else sums.ndim - 1
+    channel = 1 if n.target in CONVOLUTIONS else sums.ndim - 1
     shape = [-1 if dim == channel else 1 for dim in range(sums.ndim)]
     if bias is not None:
         sums = sums + bias.q.reshape(shape)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from hasten.graph.layers import CONVOLUTIONS, LAYERS
 from hasten.graph.parameters import tensor_of
-from hasten.quantization import operators
 from hasten.quantization.learned_rounding import learn_rounding
 from hasten.quantization.rounding import can_round, groups_of, input_moments, nearest, round_weights
 from hasten.quantization.stored import stored
@@ -114,7 +114,7 @@ class _Refiner(Interpreter):
 
 
 def _is_layer(node: Node) -> bool:
-    return node.target in operators.LAYERS
+    return node.target in LAYERS
 
 
 def _channel_mean(layer: Node, output: Tensor) -> Tensor:
@@ -124,4 +124,4 @@ def _channel_mean(layer: Node, output: Tensor) -> Tensor:
 
 def _channel(layer: Node, output: Tensor) -> int:
     """The channel dimension of a layer's output: the second of a convolution, the last of a linear layer."""
-    return 1 if layer.target in operators.CONVOLUTIONS else output.ndim - 1
+    return 1 if layer.target in CONVOLUTIONS else output.ndim - 1

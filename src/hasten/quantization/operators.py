@@ -5,9 +5,6 @@ from torch.fx import Node
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default})
-# Convolutions and linear layers: what has a weight to round.
-LAYERS = CONVOLUTIONS | {aten.linear.default}
 PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default})
 ADDITIONS = frozenset({aten.add.Tensor})
 AVERAGES = frozenset(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from hasten.graph.layers import CONVOLUTIONS, LAYERS
 from hasten.graph.parameters import tensor_of
 from hasten.quantization import operators
 from hasten.quantization.placement import Placement
@@ -135,7 +136,7 @@ def make_plan(graph: GraphModule, placement: Placement, keep_float: frozenset[st
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
-    if node.target not in operators.LAYERS:
+    if node.target not in LAYERS:
         return False
     return tensor_of(graph, node.args[1]) is not None
 
@@ -163,7 +164,7 @@ def _round_outputs(graph: GraphModule, placement: Placement, plan: Plan) -> None
     """Fill `plan.rounded` and `plan.preserving`: integers flow from convolutions to the next integer operator."""
     # Operators that can run on integers, because all they read can be integers; by the node that ends them.
     ends: dict[Node, Node] = {}
-    convolutions = {node for node in plan.layers if node.target in operators.CONVOLUTIONS}
+    convolutions = {node for node in plan.layers if node.target in CONVOLUTIONS}
     can_round: set[Node] = set()
     for node in graph.graph.nodes:
         inputs = [source for source in node.all_input_nodes if operators.is_tensor(source)]
@@ -212,7 +213,7 @@ def _added_to(additions: Iterable[Node], convolutions: set[Node]) -> dict[Node, 
 
 def _adds_bias_in_integers(layer: Node) -> bool:
     """Convolutions and matrix-by-matrix layers add it to the accumulator; a batched product adds it in float."""
-    return layer.target in operators.CONVOLUTIONS or layer.args[0].meta["val"].ndim == 2  # type: ignore[union-attr]
+    return layer.target in CONVOLUTIONS or layer.args[0].meta["val"].ndim == 2  # type: ignore[union-attr]
 
 
 def _bias_parameters(bias: Tensor) -> Callable[[list[ObserverBase]], tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from hasten.quantization import operators
+from hasten.graph.layers import CONVOLUTIONS
 
 _DAMPING = 0.01
 _MOST_POSITIONS = 16384
@@ -85,7 +85,7 @@ def groups_of(layer: Node) -> int:
     """The number of groups of a convolution; 1 for a linear layer."""
     group_argument = 6
     groups = layer.args[group_argument] if len(layer.args) > group_argument else 1
-    return groups if layer.target in operators.CONVOLUTIONS and isinstance(groups, int) else 1
+    return groups if layer.target in CONVOLUTIONS and isinstance(groups, int) else 1
 
 
 def can_round(layer: Node, weight: Tensor) -> bool:

@@ -8,8 +8,9 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from hasten.errors import Unsupported
 from hasten.graph.capture import as_tuple
+from hasten.graph.layers import LAYERS
 from hasten.graph.parameters import tensor_of
-from hasten.quantization import affine, linear, operators
+from hasten.quantization import affine, linear
 from hasten.quantization.static import inference_form, one_batch
 from hasten.task import Task, calibration_inputs
 
@@ -57,8 +58,7 @@ def sensitivity(
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
-    known = node.target in operators.CONVOLUTIONS or node.target is torch.ops.aten.linear.default
-    return known and tensor_of(graph, node.args[1]) is not None
+    return node.target in LAYERS and tensor_of(graph, node.args[1]) is not None
 
 
 def _round_weight(graph: GraphModule, layer: Node, bits: int, group: int | None) -> Tensor:

@@ -9,10 +9,10 @@ from torch.fx import GraphModule, Node
 
 from hasten.errors import Unsupported
 from hasten.graph.duplicate import duplicate, separate
+from hasten.graph.layers import LAYERS
 from hasten.graph.parameters import drop_unread, new_parameter, tensor_of
 from hasten.quantization import linear, logarithmic
 from hasten.quantization.layerwise import refine
-from hasten.quantization.operators import LAYERS
 from hasten.quantization.static import check_names, inference_form, one_batch
 from hasten.quantization.torchao import DEQUANTIZE_PER_CHANNEL
 from hasten.task import Inputs

@@ -101,7 +101,7 @@ class Bench:
                 self._compile(0, self.recipe, {})
             self.baseline = self.worker(0, self.recipe)
             children.callback(lambda: self.baseline.close())
-            self.baseline_scores = self._original_scores(done)
+            self.baseline_search, self.baseline_certify = self._original_scores(done)
             self._children = children.pop_all()
         self._seconds = {"original": time.perf_counter() - started}
 
@@ -127,7 +127,7 @@ class Bench:
             self.recipe,
             latency=latency["original"],
             gain=1.0,
-            score=float(self.baseline_scores[self.holdout.search].mean()),
+            score=float(self.baseline_search.mean()),
             drop=0.0,
             changed=0.0,
             size_bytes=folder_bytes(self.folder(0)),
@@ -178,7 +178,7 @@ class Bench:
         except Exception as error:
             # Also a runtime's own exception: the search must outlive it, and the report must show it.
             return replace(trial, failure=reason(error))
-        reference = self.baseline_scores[self.holdout.search]
+        reference = self.baseline_search
         return replace(
             trial,
             latency=latency,
@@ -258,14 +258,15 @@ class Bench:
         return Worker(recipe.target, self.folder(number), self.folder(number).parent / "log.txt")
 
     def score(self, number: int, worker: Worker, rows: np.ndarray) -> np.ndarray:
-        """Per-sample scores of a trial's program on `rows` of the holdout."""
+        """Scores of a trial's program on `rows` of the holdout, as `measure.accuracy.scores` gives them."""
         folder = self.folder(number).parent / "outputs"
         files = outputs_of(worker, self.holdout, rows, folder, self.sizes.evaluation)
         found = scores(self.task, files, self.holdout.targets_of(rows))
         shutil.rmtree(folder, ignore_errors=True)
         return found
 
-    def _original_scores(self, done: Path) -> np.ndarray:
+    def _original_scores(self, done: Path) -> tuple[np.ndarray, np.ndarray]:
+        """The original's scores on the search part and on the certifying part."""
         rows, folder = np.arange(len(self.holdout)), self.folder(0).parent / "outputs"
         if done.exists():
             # By name, because the run folder may have been moved.
@@ -276,10 +277,11 @@ class Bench:
             files = outputs_of(self.baseline, self.holdout, rows, folder, self.sizes.evaluation)
         if self.unlabelled:
             self.holdout = replace(self.holdout, targets=reference_targets(files))
-        found = scores(self.task, files, self.holdout.targets_of(rows))
+        parts = (self.holdout.search, self.holdout.certify)
+        search, certify = (scores(self.task, files, self.holdout.targets_of(part), part) for part in parts)
         if not done.exists():
             done.write_text(json.dumps([x.to_json() for x in files]))
-        return found
+        return search, certify
 
     def _compile(self, number: int, recipe: Recipe, seconds: dict[str, float], limit_s: float | None = None) -> Recipe:
         """Compile into the trial's folder; returns the recipe as it ended (see `GraphStore.after`)."""

@@ -256,7 +256,7 @@ def error_shares(finalists: int) -> list[float]:
 def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalists: int, share: float) -> Certificate:
     rows = bench.holdout.certify
     return certify(
-        bench.baseline_scores[rows],
+        bench.baseline_certify,
         bench.score(trial.number, worker, rows),
         max_drop=budget.max_drop,
         confidence=budget.confidence,

@@ -338,7 +338,7 @@ def _overhead_s(session: Session, recipe: Recipe, cost: StepCost) -> float:
 def _float_drop(session: Session, steps: Steps) -> float:
     graph, _ = session.bench.graphs.after(steps, {})
     score = mean_score(session.bench.inner)
-    reference = session.bench.baseline_scores[session.bench.holdout.search].mean()
+    reference = session.bench.baseline_search.mean()
     return float(reference) - score(graph)
 
 

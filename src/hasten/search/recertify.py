@@ -41,7 +41,7 @@ def recertify(path: Path, task: Task) -> Certificate:
         ):
             rows = holdout.certify
             again = certify(
-                bench.baseline_scores[rows],
+                bench.baseline_certify,
                 bench.score(1, worker, rows),
                 max_drop=stored["max_drop"],
                 confidence=stored["family_confidence"],

@@ -214,7 +214,7 @@ def _compile_limit_s(budget: Budget) -> float:
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
     """Refuse before searching when no result on this holdout could ever pass."""
     n = len(bench.holdout.certify)
-    if not is_binary(bench.baseline_scores):
+    if not is_binary(bench.baseline_certify):
         needed = 50
     else:
         needed = samples_needed(budget.max_drop, (1 - budget.confidence) * error_shares(budget.finalists)[0])

@@ -75,7 +75,7 @@ class Session:
     def counts(self) -> tuple[int, int] | None:
         """Samples of the search part and of the certifying part, where every score is 0 or 1; None: others."""
         holdout = self.bench.holdout
-        return (len(holdout.search), len(holdout.certify)) if is_binary(self.bench.baseline_scores) else None
+        return (len(holdout.search), len(holdout.certify)) if is_binary(self.bench.baseline_search) else None
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""

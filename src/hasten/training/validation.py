@@ -1,9 +1,11 @@
 """What a task says about training: its loss, and its score as a function to validate with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from hasten.errors import InvalidInput
@@ -47,7 +49,7 @@ def cross_entropy(output: Outputs, target: Tensor) -> Tensor:
 
 
 def mean_score(task: Task, original: nn.Module | None = None) -> Callable[[nn.Module], float]:
-    """A function that gives a model's mean `task.score` over `task.holdout`, higher is better.
+    """A function that gives a model's mean `task.score`, or its `task.metric`, over `task.holdout`, higher is better.
 
     Inside `hasten.run` the holdout of a technique's task is the search part alone, so this is fit for early stopping.
     Without labels the target is the original's own output.
@@ -66,18 +68,19 @@ def mean_score(task: Task, original: nn.Module | None = None) -> Callable[[nn.Mo
             references[index] = original(*to_device(inputs, _device_of(original)))
         return references[index]
 
-    @torch.no_grad()
-    def mean(model: nn.Module) -> float:
+    def answers(model: nn.Module) -> Iterator[tuple[Outputs, Any]]:
         device = _device_of(model)
-        total, count = 0.0, 0
         for index, (inputs, target) in enumerate(labelled(task.holdout)):
             expected = reference(index, inputs) if target is None else target
-            scores = score(model(*to_device(inputs, device)), to_device(expected, device))
-            total += float(scores.double().sum())
-            count += len(scores)
-        if count == 0:
+            yield model(*to_device(inputs, device)), to_device(expected, device)
+
+    @torch.no_grad()
+    def mean(model: nn.Module) -> float:
+        found: list[Any] = [(score(*x),) if task.metric is None else x for x in answers(model)]
+        if not found:
             raise InvalidInput("`holdout` must hold at least one sample to validate on, but it is empty.")
-        return total / count
+        whole = pytree.tree_map(lambda *parts: torch.cat(parts), *found)
+        return float(whole[0].double().mean() if task.metric is None else task.metric(*whole))
 
     return mean
 
