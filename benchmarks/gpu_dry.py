@@ -4,6 +4,7 @@ Networks are lowered as the target `cuda` does before Inductor, engines are buil
 convolution is compiled to machine code, in which the instructions of Tensor Cores are counted.
 """
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable
@@ -47,6 +48,8 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except (HastenError, RuntimeError) as error:
         return {"failure": f"{type(error).__name__}: {str(error)[:200]}"}
+    finally:
+        gc.collect()
 
 
 def kernel(capability: int) -> dict[str, Any]:
@@ -83,16 +86,21 @@ def lowered(variant: str, graph: GraphModule, task: Task, network: Network) -> d
         graph = make_technique(network.prune if technique == "PRUNE" else technique, values).apply(graph, task)
     precision = options.get("precision", "fp32")
     fp8, sparse = options.get("fp8", False), options.get("sparse", False)
-    counted = duplicate(graph)
-    dtype = build.DTYPES[precision]
-    found = {
-        "sparse_layers": two_four_layers(counted) if sparse else 0,
-        "fp8_layers": lowering.lower_fp8(counted) if fp8 else 0,
-        "int8_layers": lowering.lower_integers(counted, dtype),
-    }
+    found = {"macs": total_macs(graph), **products(graph, precision, fp8, sparse)}
+    gc.collect()  # graphs are cycles, and each of a billion weights is 4 GB
     # cuSPARSELt packs weights on a GPU alone, so that those products are only counted here.
     program = build.lowered(graph, task.example, "cpu", precision, fp8, False, 0)
-    return {"macs": total_macs(graph), "operators": len(program.graph.nodes), **found}
+    return found | {"operators": len(program.graph.nodes)}
+
+
+def products(graph: GraphModule, precision: str, fp8: bool, sparse: bool) -> dict[str, int]:
+    """How many layers each lowering takes."""
+    counted = duplicate(graph)
+    return {
+        "sparse_layers": two_four_layers(counted) if sparse else 0,
+        "fp8_layers": lowering.lower_fp8(counted) if fp8 else 0,
+        "int8_layers": lowering.lower_integers(counted, build.DTYPES[precision]),
+    }
 
 
 def two_four_layers(graph: GraphModule) -> int:
