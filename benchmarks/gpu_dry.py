@@ -95,7 +95,7 @@ def lowered(variant: str, graph: GraphModule, task: Task, network: Network) -> d
 
 def products(graph: GraphModule, precision: str, fp8: bool, sparse: bool) -> dict[str, int]:
     """How many layers each lowering takes."""
-    counted = duplicate(graph)
+    counted = duplicate(graph, share_tensors=True)
     return {
         "sparse_layers": two_four_layers(counted) if sparse else 0,
         "fp8_layers": lowering.lower_fp8(counted) if fp8 else 0,
