@@ -205,3 +205,16 @@ def test_slopes_of_known_growth() -> None:
     (fit,) = growth.slopes([*points, points[0] | {"seconds": 0, "stage": "alone"}])
     assert math.isclose(fit["seconds"]["slope"], 1.5, rel_tol=1e-6)
     assert math.isclose(fit["peak_bytes"]["slope"], 1.0, rel_tol=1e-6)
+
+
+def test_half_a_pair_is_judged_by_the_original_s_other_half() -> None:
+    from scipy.stats import spearmanr
+
+    from hasten_bench.pairs import rank_correlation
+
+    random = np.random.default_rng(0)
+    own, other = random.normal(size=(2, 300, 8))
+    human = np.round(random.normal(size=300), 1)  # ties
+    similarity = (own * other).sum(1) / (np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1))
+    expected = spearmanr(similarity, human).statistic
+    assert rank_correlation(own, np.column_stack([other, human])) == pytest.approx(expected)

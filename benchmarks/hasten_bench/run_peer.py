@@ -71,6 +71,7 @@ def main() -> int:
     """Run the variant and write `result.json`; returns the exit code."""
     peer_path, variant, job_path = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     job_module = load("hasten_bench_job", Path(__file__).with_name("job.py"))
+    load("hasten_bench_pairs", Path(__file__).with_name("pairs.py"))  # for peers that judge pairs
     fields = json.loads(job_path.read_text())
     job = job_module.Job(Path(fields["workload"]), Path(fields["out"]), fields["threads"], fields["minutes"])
     peer = load("hasten_bench_peer", peer_path)

@@ -75,6 +75,8 @@ def _by_hand(job, target, *steps, **options):
 
 
 def _task(job, searching=False):
+    from hasten_bench_pairs import rank_correlation
+
     import hasten
 
     many = len(job.about["inputs"]) > 1
@@ -85,8 +87,9 @@ def _task(job, searching=False):
         holdout=[_batch(x, many) for x in job.tensors("validation")] if searching else [(x, None) for x in calibration],
         train=_training(job, many) if searching else None,
         calibration=calibration,
-        loss=_one_minus_cosine if job.about["metric"] == "cosine" else None,
+        loss=None if job.about["metric"] == "top1" else _one_minus_cosine,
         score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
+        metric=rank_correlation if searching and job.about["metric"] == "spearman" else None,
     )
 
 
