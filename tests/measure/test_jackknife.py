@@ -82,9 +82,10 @@ def test_the_bound_is_what_resampling_the_set_gives() -> None:
     human = random.normal(size=600)
     base = human + random.normal(size=600)
     changed = base + 0.3 * random.normal(size=600)
-    bound, _ = upper_bound(
-        *(pseudo_values(rank_correlation, *map(torch.from_numpy, (x, human))) for x in (base, changed)), 0.05
+    own, other = (
+        pseudo_values(rank_correlation, torch.from_numpy(x), torch.from_numpy(human)) for x in (base, changed)
     )
+    bound, _ = upper_bound(own, other, 0.05)
     drops = []
     for _ in range(1000):
         rows = random.integers(0, 600, 600)
