@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, make_target
+from hasten.search.finalists import Counts
 from hasten.search.heat import plan_heat, promise, recovers, worth
 from hasten.search.trial import Trial
 
@@ -36,19 +37,21 @@ def test_more_time_brings_more_entrants() -> None:
 
 def _trial(merit: float, drop: float) -> Trial:
     latency = Latency(1, 1.0, 1.0, 1.0, merit, merit, merit, 1, 1)
-    return Trial(1, Recipe((), make_target("null")), latency=latency, score=1 - drop, drop=drop, changed=0.05)
+    return Trial(1, Recipe((), make_target("null")), latency=latency, score=1 - drop, drop=drop, noise=0.05)
 
 
 def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
     def of(merit: float, drop: float, rungs_left: int = 0) -> float:
-        return promise(_trial(merit, drop), best=1.0, max_drop=0.01, samples=500, rungs_left=rungs_left)
+        return promise(
+            _trial(merit, drop), best=1.0, max_drop=0.01, counts=Counts(500, 1500, 1 / 500), rungs_left=rungs_left
+        )
 
     assert of(1.5, 0.005) > of(1.5, 0.02)
     assert of(1.5, 0.005) > of(1.2, 0.005)
     assert of(1.2, 0.0) > of(3.0, 0.2)
     # More training to come makes a drop less bad.
     assert of(1.5, 0.02, rungs_left=2) > of(1.5, 0.02)
-    assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, 500, 0) == 0.0
+    assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, Counts(500, 1500, 0.0), 0) == 0.0
 
 
 def test_little_training_prefers_little_damage_and_much_training_speed() -> None:

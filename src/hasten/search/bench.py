@@ -130,6 +130,7 @@ class Bench:
             score=float(self.baseline_search.mean()),
             drop=0.0,
             changed=0.0,
+            noise=0.0,
             size_bytes=folder_bytes(self.folder(0)),
             peak_memory_bytes=self.baseline.peak_memory_bytes(),
             seconds=self._seconds,
@@ -187,6 +188,7 @@ class Bench:
             score=float(found.mean()),
             drop=float(reference.mean() - found.mean()),
             changed=float(np.mean(found != reference)),
+            noise=float(np.mean(np.square(found - reference))),
             size_bytes=folder_bytes(self.folder(number)),
             peak_memory_bytes=memory,
         )

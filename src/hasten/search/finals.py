@@ -1,27 +1,22 @@
-"""The end of a run: choose finalists on the search part, time them again, certify them on the other part."""
+"""The end of a run: finalists are timed again, and certified on the part of the holdout that no choice has seen."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
-from statistics import NormalDist
 from typing import Any
 
 from hasten.errors import HastenError, Unsupported
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput, compare
 from hasten.measure.worker import ProgramFailed, Worker
-from hasten.recipe import name_of
 from hasten.search.bench import Bench
-from hasten.search.trial import Trial, contenders
+from hasten.search.finalists import error_shares
+from hasten.search.trial import Trial
 from hasten.task import Budget
 
 _FINAL_TURNS = 15
-_SAFE_SHARE = 0.1
 # Of a deadline, what throughput may take where it is not what was asked for.
 _THROUGHPUT_SHARE = 0.05
-_MOST_CONSIDERED = 8
 
 
 @dataclass(frozen=True)
@@ -81,90 +76,6 @@ class Finals:
         ]
         original = document["original"]
         return cls(finals, Latency(**original["latency"]), Throughput(**original["throughput"]), document["failed"])
-
-
-def choose_finalists(trials: list[Trial], budget: Budget, counts: tuple[int, int] | None = None) -> list[Trial]:
-    """The most promising trials within the budget on the search part, and last among them one that is safe.
-
-    A trial that is a little faster, but would hardly be certified, must not take the place of one that would. Where the
-    chance of a certificate can be predicted, the places, of which the last has the smallest share of the error, are
-    given so that the best that passes is expected to be worth the most. Else the last goes to the best of those that
-    change the fewest predictions, so that a narrow failure of the best still leaves something certified.
-
-    Args:
-        trials: The original first.
-        budget: What was asked for.
-        counts: Samples of the search part and of the certifying part, where every score is 0 or 1. None: others, whose
-            chance of a certificate is not predicted.
-    """
-    within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
-    devices = {name_of(t.recipe.target) for t in within} if budget.limits else set()
-    if len(devices) > 1:
-        # Room under the limits of one device says nothing about another: the best of each goes first.
-        firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
-        return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
-    if counts is not None and within:
-        return _most_expected(within, budget, counts)
-    chosen = within[: budget.finalists]
-    if len(within) > len(chosen) and len(chosen) > 1:
-        safest = min(within, key=lambda t: (t.changed, -t.merit))
-        if safest.changed < min(t.changed for t in chosen):
-            chosen[-1] = safest
-    return chosen
-
-
-def _most_expected(within: list[Trial], budget: Budget, counts: tuple[int, int]) -> list[Trial]:
-    """The places that are expected to be worth the most: anything certified one, every e times faster one more.
-
-    Args:
-        within: Trials that may be certified, at least one.
-        budget: What was asked for.
-        counts: Samples of the search part and of the certifying part.
-    """
-    least = min(t.merit for t in within)
-    worth = {t.number: 1 + math.log(t.merit / least) for t in within}
-    places = min(budget.finalists, len(within))
-    shares = error_shares(places)
-    chances = {(t.number, share): chance(t, budget, *counts, share) for t in within for share in shares}
-
-    def alone(t: Trial) -> float:
-        return worth[t.number] * max(chances[t.number, share] for share in shares)
-
-    def expected(order: tuple[Trial, ...]) -> float:
-        total, none_better = 0.0, 1.0
-        placed = sorted(zip(order, shares, strict=True), key=lambda pair: -pair[0].merit)
-        for t, share in placed:
-            total += none_better * chances[t.number, share] * worth[t.number]
-            none_better *= 1 - chances[t.number, share]
-        return total
-
-    near = sorted(within, key=lambda t: -alone(t))[: max(_MOST_CONSIDERED, places)]
-    # All places but the last have equal shares.
-    orders: list[tuple[Trial, ...]] = [
-        (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
-    ]
-    best = max(orders, key=expected)
-    return list(best)
-
-
-def chance(trial: Trial, budget: Budget, searched: int, certified: int, share: float | None = None) -> float:
-    """How likely a trial is to be certified, predicted from the search part.
-
-    The certifying part's drop varies around that of the search part by the predictions that changed, and its bound lies
-    above it by their noise (both normal, which is close enough to choose by).
-
-    Args:
-        trial: Has 0/1 scores.
-        budget: What was asked for.
-        searched: Samples of the search part.
-        certified: Samples of the certifying part.
-        share: Of the certificates' error that it gets; default: that of the first finalist.
-    """
-    changed = max(trial.changed, 1 / searched)
-    error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
-    margin = NormalDist().inv_cdf(1 - error) * math.sqrt(changed / certified)
-    unsure = math.sqrt(changed / certified + changed / searched)
-    return NormalDist().cdf((budget.max_drop - trial.drop - margin) / unsure)
 
 
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
@@ -241,16 +152,6 @@ def _blamed_on(trial: Trial) -> Iterator[None]:
         yield
     except (ProgramFailed, Unsupported) as error:
         raise _FinalistFailed(trial.number, error) from error
-
-
-def error_shares(finalists: int) -> list[float]:
-    """How the certificates' error is divided (weighted Bonferroni): most for the fast ones, a little for the safe last.
-
-    A finalist that changes hardly any prediction needs little; a fast one that changes some needs all it can get.
-    """
-    if finalists < 2:
-        return [1.0] * finalists
-    return [(1 - _SAFE_SHARE) / (finalists - 1)] * (finalists - 1) + [_SAFE_SHARE]
 
 
 def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalists: int, share: float) -> Certificate:

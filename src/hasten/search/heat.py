@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from hasten.search.finalists import NOISELESS, Counts
 from hasten.search.trial import Trial
 
 _ENTRANTS = (8, 4, 2, 1)
@@ -66,20 +67,20 @@ def plan_heat(left_s: float, step_s: float, overhead_s: float, per_epoch: int, a
     return Heat(0, 0, 0, 0.0)
 
 
-def promise(trial: Trial, best: float, max_drop: float, samples: int, rungs_left: int) -> float:
+def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_left: int) -> float:
     """Expected gain: the chance of keeping the accuracy at the end, times the log of how much better it would be.
 
     Args:
         trial: A recovery so far.
         best: Merit to beat.
         max_drop: The budget.
-        samples: Of the search part, whose noise the drop has.
+        counts: Of the scores that tell.
         rungs_left: Trainings that are still to come.
     """
     if not trial.measured:
         return 0.0
     expected = trial.drop * _LEFT_AFTER_RUNG**rungs_left if trial.drop > 0 else trial.drop
-    noise = max(trial.changed, 1 / samples) / samples
+    noise = max(trial.noise, counts.least, NOISELESS) / counts.searched
     unsure = math.sqrt(noise + (_UNSURE * trial.drop if rungs_left else 0.0) ** 2)
     return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 from hasten.recipe import Recipe, Target, name_of, options_of
+from hasten.search.finalists import chance
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import free, quantized, with_more_effort
 from hasten.search.trial import Trial, merit_text
@@ -15,8 +16,9 @@ _NEAR = 1.3
 _FLOATS_DIFFER = 2.0
 # After this share of a deadline the slow compilers have had their time; the rest is for training.
 _SHARE = 0.25
-# Rounding has lost something that counts when it took this share of the accepted drop.
-_COUNTS = 0.5
+# Rounding has lost something that counts when it took this share of the accepted drop, and nothing where a certificate
+# is as likely as this.
+_COUNTS, _SURE = 0.5, 0.9
 
 
 def post_training(session: Session, usable: Mapping[str, type[Target]]) -> None:
@@ -101,10 +103,14 @@ def _is_float(recipe: Recipe) -> bool:
 
 
 def _worth_more_effort(session: Session, plain: list[Trial]) -> Iterator[Attempt]:
-    """Better rounding of those that are near the fastest, best first."""
+    """Better rounding of those that are near the fastest and may fail their certificate, best first."""
     graph, _ = session.bench.graphs.after((), {})
     fastest = max(trial.merit for trial in plain)
     for trial in sorted(plain, key=lambda t: -t.merit):
+        if (likely := chance(trial, session.budget, session.counts)) >= _SURE:
+            why = f"plain rounding drops {trial.drop:+.4f}, and will be certified with a chance of {likely:.0%}"
+            session.decide(f"better rounding of {trial.name}", False, why)
+            continue
         lost = trial.drop > _COUNTS * session.budget.max_drop
         for recipe in with_more_effort(trial.recipe, graph, lost):
             name = Trial(0, recipe).name

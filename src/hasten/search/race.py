@@ -22,7 +22,7 @@ from hasten.search.candidates import (
     probe_budget,
     with_damage,
 )
-from hasten.search.finals import chance
+from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, plan_heat, promise, worth
 from hasten.search.session import Attempt, OutOfTime, Session
@@ -132,8 +132,7 @@ def _to_beat(session: Session) -> float:
     What is within the budget on the search part by luck must not end the search for something that can ship.
     """
     found = contenders(session.trials, session.budget)
-    if (counts := session.counts) is not None:
-        found = [t for t in found if chance(t, session.budget, *counts) >= _RATHER] or found
+    found = [t for t in found if chance(t, session.budget, session.counts) >= _RATHER] or found
     return max((t.merit for t in found), default=1.0)
 
 
@@ -194,8 +193,7 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
         recoveries = (_recovery(session, a, done, steps, rung, final) for a, done in standing)
         for (a, _), trial in zip(standing, session.attempt_all(recoveries), strict=True):
             last[a.steps] = trial
-            samples = len(session.bench.holdout.search)
-            worth = promise(trial, best, session.budget.max_drop, samples, heat.rungs - 1 - rung)
+            worth = promise(trial, best, session.budget.max_drop, session.counts, heat.rungs - 1 - rung)
             ranked.append((worth, a, trial))
         ranked.sort(key=lambda entry: -entry[0])
         kept = ranked[: max(1, len(ranked) // 2)]

@@ -25,7 +25,8 @@ from hasten.search.compiler import COMPILE_SECONDS
 from hasten.search.details import write_details
 from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
-from hasten.search.finals import Final, Finals, choose_finalists, error_shares, run_finals
+from hasten.search.finalists import choose_finalists, error_shares
+from hasten.search.finals import Final, Finals, run_finals
 from hasten.search.folder import JOURNAL, check_same, identity, opened
 from hasten.search.journal import Journal
 from hasten.search.limits import check_finalists

@@ -13,6 +13,7 @@ from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
 from hasten.search.distributed import Job, Nodes, NodesLost
+from hasten.search.finalists import Counts
 from hasten.search.finals import throughput_limit_s
 from hasten.search.journal import Journal
 from hasten.search.limits import applying
@@ -72,10 +73,10 @@ class Session:
         return max(contenders(self.trials, self.budget), key=lambda t: t.merit, default=None)
 
     @property
-    def counts(self) -> tuple[int, int] | None:
-        """Samples of the search part and of the certifying part, where every score is 0 or 1; None: others."""
-        holdout = self.bench.holdout
-        return (len(holdout.search), len(holdout.certify)) if is_binary(self.bench.baseline_search) else None
+    def counts(self) -> Counts:
+        """Of the scores of the search part and of the certifying part."""
+        searched, certified = self.bench.baseline_search, self.bench.baseline_certify
+        return Counts(len(searched), len(certified), 1 / len(searched) if is_binary(searched) else 0.0)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""

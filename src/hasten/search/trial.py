@@ -25,6 +25,8 @@ class Trial:
         score: Mean score on the search part.
         drop: Baseline score minus `score`, on the search part.
         changed: Share of search samples whose score differs from the original's.
+        noise: Mean squared difference of its scores from the original's: what makes the drop of another sample another.
+            Of right and wrong it is `changed`.
         size_bytes: Of the target's files.
         peak_memory_bytes: Resident memory of the measuring process, runtime included.
         seconds: Wall time spent, by stage.
@@ -41,6 +43,7 @@ class Trial:
     score: float = float("nan")
     drop: float = float("nan")
     changed: float = float("nan")
+    noise: float = float("nan")
     size_bytes: int = 0
     peak_memory_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class Trial:
     def from_json(cls, document: dict[str, Any]) -> "Trial":
         """The trial that `to_json` wrote."""
         values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
-        values |= {k: float("nan") for k in ("gain", "score", "drop", "changed") if values[k] is None}
+        values |= {k: float("nan") for k in ("gain", "score", "drop", "changed", "noise") if values[k] is None}
         values["recipe"] = Recipe.from_yaml(values["recipe"])
         values["latency"] = Latency(**values["latency"]) if values["latency"] else None
         return cls(**values)
