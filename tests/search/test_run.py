@@ -59,7 +59,7 @@ def test_the_certified_score_is_that_of_the_shipped_program(result: hasten.Resul
 
 def test_every_trial_is_on_record(result: hasten.Result) -> None:
     events = Journal(result.folder / "journal.jsonl").read()
-    # On a noisy machine the fastest are timed again ("retimed"); every better trial is "kept"; what is not tried is said.
+    # Better trials are "kept"; on a noisy machine the fastest are "retimed"; what is not tried is a "decision".
     lasting = [e["event"] for e in events if e["event"] not in ("kept", "retimed", "decision")]
     assert lasting == ["begin", *["trial"] * len(result.trials), "finalists", "finals", "end"]
     assert [e["number"] for e in events if e["event"] == "trial"] == [t.number for t in result.trials]
