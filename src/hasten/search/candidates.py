@@ -173,7 +173,7 @@ class Candidates:
         """
         sides, depths = self._sides_and_depths()
         cuts = [uniform(self.stages, share) for share in _CUTS] if self.stages else []
-        ranked: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths[:1], *cuts[1:], *sides[:1]]
+        ranked: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths, *cuts[1:], *sides[:1]]
         found = []
         for entry in ranked[: self.probes + len(cuts[:1])]:
             if isinstance(entry, tuple):

@@ -43,7 +43,7 @@ def on_few(session: Session, rows: int) -> Task:
     """The task with `rows` samples of the search part as holdout, judged by `fidelity`."""
     bench = session.bench
     few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
-    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity)
+    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity, metric=None)
 
 
 def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:
