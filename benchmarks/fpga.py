@@ -2,8 +2,9 @@
 
 python benchmarks/fpga.py --out benchmarks/results/fpga_luts.json
 
-Weights are pruned by magnitude in steps with training between them, quantized to 8 bits, and then rounded further as integers without
-training: to fewer bits, or to powers of two. Accuracy is of the integers on samples that nothing was chosen on.
+Weights are pruned by magnitude in steps with training between them, quantized to 8 bits, and then rounded further as
+integers without training: to fewer bits, or to powers of two. Accuracy is of the integers on samples that nothing was
+chosen on.
 """
 
 import argparse
