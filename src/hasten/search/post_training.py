@@ -15,7 +15,7 @@ _NEAR = 1.3
 # program cannot win, and costs up to a minute to compile.
 _FLOATS_DIFFER = 2.0
 # After this share of a deadline the slow compilers have had their time; the rest is for training.
-_SHARE = 0.25
+_SHARE = 0.15
 # Rounding has lost something that counts when it took this share of the accepted drop, and nothing where a certificate
 # is as likely as this.
 _COUNTS, _SURE = 0.5, 0.9

@@ -124,6 +124,8 @@ def train_and_race(session: Session) -> None:
         for a, trial in race(session, entrants, heat):
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
+            elif trial.measured:  # it may need no more than some training on
+                pool.append(replace(a, name=f"{a.name}, trained on", steps=_trained_steps(trial), measured=False))
 
 
 def _to_beat(session: Session) -> float:
