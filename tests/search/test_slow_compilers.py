@@ -54,8 +54,8 @@ def test_everything_is_compiled_without_a_deadline(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_decides_as_the_first_did(tmp_path: Path) -> None:
-    assert post_training._may_win(_session(tmp_path, 5.0, spent_s=140.0), INTEGER)
+    assert post_training._may_win(_session(tmp_path, 5.0, spent_s=80.0), INTEGER)
     assert post_training._may_win(_session(tmp_path, 5.0, spent_s=500.0), INTEGER)
     other = tmp_path / "other"
     other.mkdir()
-    assert not post_training._may_win(_session(other, 5.0, spent_s=160.0), INTEGER)
+    assert not post_training._may_win(_session(other, 5.0, spent_s=100.0), INTEGER)
