@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, make_target
 from hasten.search.finalists import Counts
-from hasten.search.heat import plan_heat, promise, recovers, worth
+from hasten.search.heat import plan_heat, promise, recovers, worth, worth_first
 from hasten.search.trial import Trial
 
 
@@ -52,6 +52,17 @@ def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
     # More training to come makes a drop less bad.
     assert of(1.5, 0.02, rungs_left=2) > of(1.5, 0.02)
     assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, Counts(500, 1500, 0.0), 0) == 0.0
+
+
+def test_something_bold_goes_first_if_something_sure_can_follow() -> None:
+    bold, sure = (1.63, 0.616), (1.27, 0.142)
+
+    def ahead(then: int) -> tuple[float, float]:
+        return max(((bold, sure), (sure, bold)), key=lambda x: worth_first(x[0], [x[1]], 1.0, 477, then))[0]
+
+    assert ahead(then=0) == sure
+    assert ahead(then=300) == bold
+    assert worth_first(sure, [bold], 1.0, 477, 0) == worth(sure[0], 1.0, sure[1], 477)
 
 
 def test_little_training_prefers_little_damage_and_much_training_speed() -> None:

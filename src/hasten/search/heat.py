@@ -5,6 +5,7 @@ Optimization". Every rung trains the better half for twice as long, on from wher
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -101,3 +102,27 @@ def recovers(damage: float, steps: int) -> float:
 def worth(merit: float, best: float, damage: float, steps: int) -> float:
     """Expected gain of training a cut network: the chance that it recovers times the log of what it would gain."""
     return recovers(damage, steps) * math.log(merit / best)
+
+
+def worth_first(
+    own: tuple[float, float], others: Sequence[tuple[float, float]], best: float, now: int, then: int
+) -> float:
+    """Expected gain of training one network now, and with the steps that are left then the best choice of the others.
+
+    So something bold goes first, if what is sure can still follow where it fails.
+
+    Args:
+        own: Merit and damage of the network.
+        others: Of the others.
+        best: Merit to beat.
+        now: Training steps of the network.
+        then: Training steps of what follows; 0: nothing follows.
+    """
+    merit, damage = own
+    recovered = recovers(damage, now)
+
+    def follows(least: float) -> float:
+        gains = [worth(max(m, least), least, d, then) for m, d in others] if then else []
+        return max(gains, default=0.0)
+
+    return recovered * (math.log(merit / best) + follows(merit)) + (1 - recovered) * follows(best)

@@ -24,7 +24,7 @@ from hasten.search.candidates import (
 )
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import Heat, plan_heat, promise, worth
+from hasten.search.heat import Heat, plan_heat, promise, worth, worth_first
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, contenders, fits, merit_text
@@ -117,7 +117,7 @@ def train_and_race(session: Session) -> None:
                 f"race {number + 1}", False, "the time left is too short for a recovery", field[0].merit / best
             )
             return
-        field, entrants = _choose(session, field, best, heat)
+        field, entrants = _choose(session, field, best, heat, first=number == 0)
         tried |= {a.steps for a in entrants}
         _announce(session, field, entrants, best, heat)
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
@@ -125,7 +125,8 @@ def train_and_race(session: Session) -> None:
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
             elif trial.measured:  # it may need no more than some training on
-                pool.append(replace(a, name=f"{a.name}, trained on", steps=_trained_steps(trial), measured=False))
+                more = replace(a, name=f"{a.name}, trained on", steps=_trained_steps(trial), merit=trial.merit)
+                pool.append(replace(more, measured=False))
 
 
 def _to_beat(session: Session) -> float:
@@ -158,18 +159,24 @@ def _eligible(
 
 
 def _choose(
-    session: Session, field: Sequence[Architecture], best: float, heat: Heat
+    session: Session, field: Sequence[Architecture], best: float, heat: Heat, first: bool
 ) -> tuple[list[Architecture], list[Architecture]]:
     """The field, those in front with the damage measured on the whole network, and who of them is trained."""
     # What stays in a race to its end gets twice the training in every rung.
     steps = heat.steps * (2**heat.rungs - 1)
+    two = first and heat.entrants == 1 and heat.steps >= _ENOUGH_STEPS
+    then = int(heat.steps * (1 / _FIRST_SHARE - 1)) if two else 0
 
-    def order(a: Architecture) -> float:
-        return -worth(a.merit, best, a.damage, steps)
+    def ordered(some: Sequence[Architecture]) -> list[Architecture]:
+        def expected(a: Architecture) -> float:
+            others = [(b.merit, b.damage) for b in some if b is not a]
+            return worth_first((a.merit, a.damage), others, best, steps, then)
 
-    ranked = sorted(field, key=order)
+        return sorted(some, key=expected, reverse=True)
+
+    ranked = ordered(field)
     short = min(len(ranked), _SHORTLISTED * heat.entrants)
-    ranked[:short] = sorted((with_damage(session, a) for a in ranked[:short]), key=order)
+    ranked[:short] = ordered([with_damage(session, a) for a in ranked[:short]])
     return ranked, ranked[: heat.entrants]
 
 
