@@ -4,9 +4,12 @@ Networks are lowered as the target `cuda` does before Inductor, engines are buil
 convolution is compiled to machine code, in which the instructions of Tensor Cores are counted.
 """
 
-import gc
+import argparse
 import json
+import subprocess
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from hasten.task import Task
 
 NOT_RUN = "not run on a GPU yet"
 CAPABILITIES = (80, 89, 90, 100)
+ENGINES = {"TensorRT-RTX fp32": "", "TensorRT-RTX int8": "signed"}  # and where they quantize
 
 
 def dry(out: Path, names: list[str], small: bool) -> None:
@@ -38,8 +42,10 @@ def dry(out: Path, names: list[str], small: bool) -> None:
         print(found["kernels"][-1], flush=True)
         out.write_text(json.dumps(found, indent=2) + "\n")
     for name in names:
-        found["networks"].append({"network": name, "rows": rows(name, NETWORKS[name], small)})
-        out.write_text(json.dumps(found, indent=2) + "\n")
+        found["networks"].append({"network": name, "rows": []})
+        for variant in (*HASTEN, *ENGINES):
+            found["networks"][-1]["rows"].append(row(name, variant, small))
+            out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -48,8 +54,6 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except (HastenError, RuntimeError) as error:
         return {"failure": f"{type(error).__name__}: {str(error)[:200]}"}
-    finally:
-        gc.collect()
 
 
 def kernel(capability: int) -> dict[str, Any]:
@@ -59,24 +63,30 @@ def kernel(capability: int) -> dict[str, Any]:
     return kept
 
 
-def rows(name: str, network: Network, small: bool) -> list[dict[str, Any]]:
+def row(name: str, variant: str, small: bool) -> dict[str, Any]:
+    """One row, made in a process of its own: copies of a billion weights are given back, and what the system ends for
+    want of memory leaves a row that says so.
+    """
+    command = [sys.executable, __file__, name, variant, *(["--small"] if small else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    failure = {} if found else {"failure": f"its process ended with {done.returncode}: {done.stderr[-200:]}"}
+    print(name, made := {"variant": variant, "status": NOT_RUN} | found | failure, flush=True)
+    return made
+
+
+def own_row(name: str, variant: str, small: bool) -> dict[str, Any]:
+    """What a row says, made here."""
     torch.manual_seed(0)
+    network = NETWORKS[name]
     model = network.make(small).eval()
     size = (2, *network.shape(small))
     x = torch.randint(0, 100, size) if network.tokens else torch.randn(size)
     task = Task(model=model, example=(x,), holdout=[(x, torch.zeros(2, dtype=torch.int64))])
     graph = capture(model, task.example)
-    found = []
-    for variant in HASTEN:
-        found.append(
-            {"variant": variant, "status": NOT_RUN} | attempt(lambda v=variant: lowered(v, graph, task, network))
-        )  # type: ignore[misc]
-        print(name, found[-1], flush=True)
-    for placement in ("", "signed"):
-        row = {"variant": f"TensorRT-RTX {'int8' if placement else 'fp32'}", "status": NOT_RUN}
-        found.append(row | attempt(lambda p=placement: engine(p, graph, task)))  # type: ignore[misc]
-        print(name, found[-1], flush=True)
-    return found
+    if variant in ENGINES:
+        return engine(ENGINES[variant], graph, task)
+    return lowered(variant, graph, task, network)
 
 
 def lowered(variant: str, graph: GraphModule, task: Task, network: Network) -> dict[str, Any]:
@@ -87,7 +97,6 @@ def lowered(variant: str, graph: GraphModule, task: Task, network: Network) -> d
     precision = options.get("precision", "fp32")
     fp8, sparse = options.get("fp8", False), options.get("sparse", False)
     found = {"macs": total_macs(graph), **products(graph, precision, fp8, sparse)}
-    gc.collect()  # graphs are cycles, and each of a billion weights is 4 GB
     # cuSPARSELt packs weights on a GPU alone, so that those products are only counted here.
     program = build.lowered(graph, task.example, "cpu", precision, fp8, False, 0)
     return found | {"operators": len(program.graph.nodes)}
@@ -120,3 +129,18 @@ def engine(placement: str, graph: GraphModule, task: Task) -> dict[str, Any]:
         make_target("tensorrt", {"capability": "8.9"}).compile(graph, task, Path(scratch))
         report = json.loads((Path(scratch) / "report.json").read_text())
     return {f"engine_{key}" if key == "bytes" else key: report[key] for key in ("bytes", "layers", "quantize", "tool")}
+
+
+def main() -> None:
+    """Print one row as JSON; for `row`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("network")
+    parser.add_argument("variant")
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(json.dumps(attempt(lambda: own_row(arguments.network, arguments.variant, arguments.small))))
+
+
+if __name__ == "__main__":
+    main()
