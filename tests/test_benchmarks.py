@@ -218,3 +218,25 @@ def test_half_a_pair_is_judged_by_the_original_s_other_half() -> None:
     similarity = (own * other).sum(1) / (np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1))
     expected = spearmanr(similarity, human).statistic
     assert rank_correlation(own, np.column_stack([other, human])) == pytest.approx(expected)
+
+
+def test_a_handed_over_network_can_be_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+    import sys
+
+    import torch
+    from safetensors.torch import save_file
+
+    from hasten_bench.job import Job
+
+    text = (
+        "from torch import nn\n\nclass Net(nn.Linear):\n    def forward(self, x):\n        return super().forward(x)\n"
+    )
+    (tmp_path / "network.py").write_text(f"{text}\ndef network():\n    return Net(3, 2)\n")
+    save_file({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    (tmp_path / "work.json").write_text('{"options": {}}')
+    monkeypatch.delitem(sys.modules, "handed_over_network", raising=False)
+    model = run_peer.registering(Job)(tmp_path, tmp_path, 1, 1.0).network()
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(torch.ones(1, 3)), model(torch.ones(1, 3)))
+    monkeypatch.delitem(sys.modules, "handed_over_network")
