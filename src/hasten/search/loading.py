@@ -10,8 +10,8 @@ from typing import Any, cast
 from hasten.machine import usable_cores
 from hasten.recipe import Recipe, Target, name_of, options_of
 
-# What is not clearly faster than the program as it was asked for is as likely to be slower: while a neighbour took a core,
-# a quick timing preferred one thread by 6% for a program that is 1.4 times as fast on two.
+# What is not clearly faster than the program as it was asked for is as likely to be slower: while a neighbour took a
+# core, a quick timing preferred one thread by 6% for a program that is 1.4 times as fast on two.
 _CLEARLY = 1.1
 
 
