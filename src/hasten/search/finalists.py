@@ -11,15 +11,20 @@ from hasten.task import Budget
 
 _SAFE_SHARE = 0.1
 _MOST_CONSIDERED = 8
+# How likely something should ship, where the finalists can be chosen so.
+_SOMETHING = 0.95
 NOISELESS = 1e-12
 
 
 class Counts(NamedTuple):
-    """Scores of the search part and of the certifying part; the least noise that so few of them can tell from none."""
+    """Scores of the search part and of the certifying part; the noise of one that changed.
+
+    Of right and wrong, where few change, as likely one more would have: it is added to what was seen. Of others it is 0.
+    """
 
     searched: int
     certified: int
-    least: float
+    one: float
 
 
 def choose_finalists(trials: list[Trial], budget: Budget, counts: Counts) -> list[Trial]:
@@ -27,7 +32,7 @@ def choose_finalists(trials: list[Trial], budget: Budget, counts: Counts) -> lis
 
     A trial that is a little faster, but would hardly be certified, must not take the place of one that would: the
     places, of which the last has the smallest share of the error, are given so that the best that passes is expected to
-    be worth the most.
+    be worth the most, among those choices of which one will pass with a chance of 95%, if there are any.
 
     Args:
         trials: The original first.
@@ -73,8 +78,12 @@ def _most_expected(within: list[Trial], budget: Budget, counts: Counts) -> list[
     orders: list[tuple[Trial, ...]] = [
         (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
     ]
-    best = max(orders, key=expected)
-    return list(best)
+
+    def none(order: tuple[Trial, ...]) -> float:
+        return math.prod(1 - chances[t.number, share] for t, share in zip(order, shares, strict=True))
+
+    ships = [order for order in orders if none(order) <= 1 - _SOMETHING]
+    return list(max(ships or orders, key=expected))
 
 
 def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = None) -> float:
@@ -89,7 +98,7 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
         counts: Of the scores that tell.
         share: Of the certificates' error that it gets; default: that of the first finalist.
     """
-    noise = max(trial.noise, counts.least, NOISELESS)
+    noise = max(trial.noise + counts.one, NOISELESS)
     error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
