@@ -238,7 +238,7 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     assert choose_finalists([original, slower], Budget(), counts) == []
     # A little faster, but with so many changed predictions that 1,000 samples would hardly certify it.
     bold = _trial(5, 9.5, 0.004, 0.08)
-    sure = _trial(6, 9.0, -0.002, 0.01)
+    sure = _trial(6, 9.0, -0.002, 0.004)
     assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1), counts)] == [6]
     many = Counts(40_000, 100_000, 0.0)
     assert [t.number for t in choose_finalists([original, bold, sure], Budget(finalists=1), many)] == [5]

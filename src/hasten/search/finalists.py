@@ -19,7 +19,7 @@ NOISELESS = 1e-12
 class Counts(NamedTuple):
     """Scores of the search part and of the certifying part; the noise of one that changed.
 
-    Of right and wrong, where few change, as likely one more would have: it is added to what was seen. Of others it is 0.
+    Of right and wrong, where few change, one more is as likely: it is added to what was seen. Of other scores it is 0.
     """
 
     searched: int
