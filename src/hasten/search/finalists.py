@@ -83,7 +83,8 @@ def _most_expected(within: list[Trial], budget: Budget, counts: Counts) -> list[
         return math.prod(1 - chances[t.number, share] for t, share in zip(order, shares, strict=True))
 
     ships = [order for order in orders if none(order) <= 1 - _SOMETHING]
-    return list(max(ships or orders, key=expected))
+    best = max(ships or orders, key=expected)
+    return list(best)
 
 
 def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = None) -> float:
