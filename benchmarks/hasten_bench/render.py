@@ -250,7 +250,7 @@ def headline(work: dict[str, dict[str, Any]], words: dict[str, str]) -> str:
             item["title"],
             _label(final["hasten"]),
             f"{1 / eager['ratio']:.1f}x" if eager else "",
-            f"{1 / others[0][1]['ratio']:.2f}x ({_label(others[0][0])})" if others else "",
+            f"{_times_slower(others[0][1])} ({_label(others[0][0])})" if others else "",
         ])  # fmt: skip
     if not rows:
         return words["none"]
@@ -260,6 +260,11 @@ def headline(work: dict[str, dict[str, Any]], words: dict[str, str]) -> str:
     return (
         f"{table(words['head'].split('|'), rows)}\n\n{words['below'].format(devices='; '.join(devices), rough=rough)}"
     )
+
+
+def _times_slower(latency: dict[str, Any]) -> str:
+    """How much slower than what it is compared with, with the interval."""
+    return f"{1 / latency['ratio']:.2f}x [{1 / latency['ratio_high']:.2f}, {1 / latency['ratio_low']:.2f}]"
 
 
 def with_headline(readme: str, text: str) -> str:
