@@ -210,7 +210,7 @@ def test_slopes_of_known_growth() -> None:
 def test_half_a_pair_is_judged_by_the_original_s_other_half() -> None:
     from scipy.stats import spearmanr
 
-    from hasten_bench.pairs import rank_correlation
+    from hasten_bench.job import rank_correlation
 
     random = np.random.default_rng(0)
     own, other = random.normal(size=(2, 300, 8))
@@ -236,7 +236,7 @@ def test_a_handed_over_network_can_be_pickled(tmp_path: Path, monkeypatch: pytes
     save_file({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "weights.safetensors")
     (tmp_path / "work.json").write_text('{"options": {}}')
     monkeypatch.delitem(sys.modules, "handed_over_network", raising=False)
-    model = run_peer.registering(Job)(tmp_path, tmp_path, 1, 1.0).network()
+    model = Job(tmp_path, tmp_path, 1, 1.0).network()
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(again(torch.ones(1, 3)), model(torch.ones(1, 3)))
     monkeypatch.delitem(sys.modules, "handed_over_network")

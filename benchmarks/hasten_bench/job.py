@@ -7,6 +7,7 @@ Needs numpy alone until a method that returns PyTorch objects is called. The fol
 
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Job:
 
         spec = importlib.util.spec_from_file_location("handed_over_network", self.workload / "network.py")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # some tools pickle the network
         spec.loader.exec_module(module)
         model = module.network(**self.about["options"])
         model.load_state_dict(load_file(self.workload / "weights.safetensors"))
@@ -85,6 +87,11 @@ class Job:
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """The workload's score of every row, [n]; higher is better."""
         return scores(self.about["metric"], outputs, targets)
+
+    @staticmethod
+    def rank_correlation(outputs: Any, targets: Any) -> float:
+        """See `rank_correlation`: what the metric "spearman" gives for a whole set."""
+        return rank_correlation(outputs, targets)
 
     def export_onnx(self, model: Any, path: Path) -> None:
         """Write an nn.Module as one ONNX file with a dynamic batch, as the harness wrote `model.onnx`."""
@@ -142,3 +149,26 @@ def scores(metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return (outputs.argmax(-1) == targets).astype(np.float64)
     a, b = outputs.reshape(len(outputs), -1).astype(np.float64), targets.reshape(len(targets), -1).astype(np.float64)
     return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
+
+
+def rank_correlation(outputs: Any, targets: Any) -> float:
+    """Spearman's correlation of cosine similarity with the human score, without both sentences of a pair at hand.
+
+    A tool judges rows one by one, so a row is one sentence, and its pair's other is known by its embedding. The harness
+    itself embeds both sentences of its test pairs with what it judges.
+
+    Args:
+        outputs: Embeddings [n, d], arrays or tensors.
+        targets: [n, d + 1]: the original's embedding of the pair's other sentence, and last the human score.
+    """
+    own, target = np.asarray(outputs), np.asarray(targets)
+    similarity = scores("cosine", own, target[:, :-1])
+    return float(np.corrcoef(_ranks(similarity), _ranks(target[:, -1]))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, ties at their mean; numpy alone, since not every tool's environment has scipy."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends: np.ndarray = np.cumsum(counts)
+    ranks: np.ndarray = (ends - (counts + 1) / 2)[index]
+    return ranks

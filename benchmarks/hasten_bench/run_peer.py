@@ -58,20 +58,6 @@ def cpu_s() -> float:
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
-def registering(job: type) -> type:
-    """A job whose network can be pickled, as some tools do: its module is known by name."""
-
-    class Registering(job):  # type: ignore[misc]
-        def network(self) -> Any:
-            model = super().network()
-            module = ModuleType(type(model).__module__)
-            module.__dict__.update(type(model).forward.__globals__)
-            sys.modules.setdefault(module.__name__, module)
-            return model
-
-    return Registering
-
-
 def peak_bytes() -> int:
     """Peak resident memory of this process; `getrusage` would start at the memory of the process that forked it."""
     status = Path("/proc/self/status")
@@ -85,11 +71,8 @@ def main() -> int:
     """Run the variant and write `result.json`; returns the exit code."""
     peer_path, variant, job_path = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     job_module = load("hasten_bench_job", Path(__file__).with_name("job.py"))
-    load("hasten_bench_pairs", Path(__file__).with_name("pairs.py"))  # for peers that judge pairs
     fields = json.loads(job_path.read_text())
-    job = registering(job_module.Job)(
-        Path(fields["workload"]), Path(fields["out"]), fields["threads"], fields["minutes"]
-    )
+    job = job_module.Job(Path(fields["workload"]), Path(fields["out"]), fields["threads"], fields["minutes"])
     peer = load("hasten_bench_peer", peer_path)
     started = time.perf_counter()
     try:

@@ -24,7 +24,7 @@ class Workload:
         input_names: Names of the inputs, in order.
         source: Module in `data/` that `make` takes everything from.
         make: `make(test_rows) -> Material`.
-        metric: What tools judge themselves by: "top1", "cosine", or "spearman" (see `hasten_bench.pairs`).
+        metric: What tools judge themselves by: "top1", "cosine", or "spearman" (see `job.rank_correlation`).
         test_metric: What the harness judges by: "top1", "spearman", or "" for random weights.
         max_drop: Accepted drop of `test_metric`.
         quick: Part of `make bench-quick`.

@@ -59,7 +59,9 @@ def test_the_certified_score_is_that_of_the_shipped_program(result: hasten.Resul
 
 def test_every_trial_is_on_record(result: hasten.Result) -> None:
     events = Journal(result.folder / "journal.jsonl").read()
-    # Better trials are "kept"; on a noisy machine the fastest are "retimed"; what is not tried is a "decision".
+    # Better trials are "kept"; on a noisy machine the fastest are "retimed"; better rounding that is not tried is said.
+    decisions = [e for e in events if e["event"] == "decision"]
+    assert all(d["what"].startswith("better rounding of") and not d["chosen"] for d in decisions)
     lasting = [e["event"] for e in events if e["event"] not in ("kept", "retimed", "decision")]
     assert lasting == ["begin", *["trial"] * len(result.trials), "finalists", "finals", "end"]
     assert [e["number"] for e in events if e["event"] == "trial"] == [t.number for t in result.trials]

@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2 on the sentence pairs of the SemEval STS tasks 2012 to 2014.
 
 The test is the task's own: Spearman's correlation of cosine similarity with the human score. The tools train on other
-sentences without labels, and may judge themselves by the same correlation on other pairs (see `hasten_bench.pairs`).
+sentences without labels, and may judge themselves by the same correlation on other pairs (see `job.rank_correlation`).
 """
 
 import csv

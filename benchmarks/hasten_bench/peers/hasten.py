@@ -75,8 +75,6 @@ def _by_hand(job, target, *steps, **options):
 
 
 def _task(job, searching=False):
-    from hasten_bench_pairs import rank_correlation
-
     import hasten
 
     many = len(job.about["inputs"]) > 1
@@ -89,7 +87,7 @@ def _task(job, searching=False):
         calibration=calibration,
         loss=None if job.about["metric"] == "top1" else _one_minus_cosine,
         score=hasten.cosine_similarity if job.about["metric"] == "cosine" else None,
-        metric=rank_correlation if searching and job.about["metric"] == "spearman" else None,
+        metric=job.rank_correlation if searching and job.about["metric"] == "spearman" else None,
     )
 
 

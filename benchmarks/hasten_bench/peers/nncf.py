@@ -21,14 +21,13 @@ def int8(job):
 
 def int8_accuracy_control(job):
     import nncf
-    from hasten_bench_pairs import rank_correlation
 
     targets = job.targets("validation")
 
     def validate(compiled, items):
         outputs = [compiled(feed)[compiled.output(0)][0] for feed in items]
         if job.about["metric"] == "spearman":
-            return rank_correlation(_stack(outputs), targets[: len(outputs)]), None
+            return job.rank_correlation(_stack(outputs), targets[: len(outputs)]), None
         values = job.score(_stack(outputs), targets[: len(outputs)])
         return float(values.mean()), values.tolist()
 

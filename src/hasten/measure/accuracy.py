@@ -60,15 +60,14 @@ def scores(task: Task, outputs: Sequence[ArrayFile], targets: Any, rows: np.ndar
     return np.concatenate(found)
 
 
-def _output(arrays: Sequence[np.ndarray], rows: np.ndarray) -> Outputs:
+def _output(arrays: Sequence[np.ndarray], rows: np.ndarray | slice) -> Outputs:
     tensors = tuple(torch.from_numpy(np.array(x[rows])) for x in arrays)
     return tensors[0] if len(tensors) == 1 else tensors
 
 
 def reference_targets(outputs: Sequence[ArrayFile]) -> Any:
     """The original's outputs as targets, for a holdout without labels."""
-    tensors = tuple(torch.from_numpy(np.array(file.open())) for file in outputs)
-    return tensors[0] if len(tensors) == 1 else tensors
+    return _output([file.open() for file in outputs], slice(None))
 
 
 def _checked(score: Score, output: Any, target: Any, rows: int) -> np.ndarray:

@@ -39,8 +39,9 @@ def pseudo_values(metric: Callable[[Any, Any], Any], output: Any, target: Any) -
     whole = _value(metric, output, target)
     left_out = []
     for part in parts:
-        rows = torch.from_numpy(np.setdiff1d(order, part))
-        without = (pytree.tree_map(lambda x, rows=rows: x[rows], tree) for tree in (output, target))
+        stays = torch.ones(count, dtype=torch.bool)
+        stays[part] = False
+        without = (pytree.tree_map(lambda x, stays=stays: x[stays], tree) for tree in (output, target))
         left_out.append(_value(metric, *without))
     found = len(parts) * whole - (len(parts) - 1) * np.array(left_out)
     # The plain metric is what a user would compute; the jackknife's correction of its bias is taken off again.

@@ -13,7 +13,7 @@ _SAFE_SHARE = 0.1
 _MOST_CONSIDERED = 8
 # How likely something should ship, where the finalists can be chosen so.
 _SOMETHING = 0.95
-NOISELESS = 1e-12
+_NOISELESS = 1e-12
 
 
 class Counts(NamedTuple):
@@ -65,26 +65,29 @@ def _most_expected(within: list[Trial], budget: Budget, counts: Counts) -> list[
     def alone(t: Trial) -> float:
         return worth[t.number] * max(chances[t.number, share] for share in shares)
 
-    def expected(order: tuple[Trial, ...]) -> float:
+    def outlook(order: tuple[Trial, ...]) -> tuple[float, float]:
+        """What an order is expected to be worth, and how likely none of it passes."""
         total, none_better = 0.0, 1.0
         placed = sorted(zip(order, shares, strict=True), key=lambda pair: -pair[0].merit)
         for t, share in placed:
             total += none_better * chances[t.number, share] * worth[t.number]
             none_better *= 1 - chances[t.number, share]
-        return total
+        return total, none_better
 
     near = sorted(within, key=lambda t: -alone(t))[: max(_MOST_CONSIDERED, places)]
     # All places but the last have equal shares.
     orders: list[tuple[Trial, ...]] = [
         (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
     ]
-
-    def none(order: tuple[Trial, ...]) -> float:
-        return math.prod(1 - chances[t.number, share] for t, share in zip(order, shares, strict=True))
-
-    ships = [order for order in orders if none(order) <= 1 - _SOMETHING]
-    best = max(ships or orders, key=expected)
+    found = [(order, *outlook(order)) for order in orders]
+    ships = [entry for entry in found if entry[2] <= 1 - _SOMETHING]
+    best, *_ = max(ships or found, key=lambda entry: entry[1])
     return list(best)
+
+
+def noise_of(trial: Trial, counts: Counts) -> float:
+    """Variance of what a score adds to a trial's drop; above 0."""
+    return max(trial.noise + counts.one, _NOISELESS)
 
 
 def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = None) -> float:
@@ -99,7 +102,7 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
         counts: Of the scores that tell.
         share: Of the certificates' error that it gets; default: that of the first finalist.
     """
-    noise = max(trial.noise + counts.one, NOISELESS)
+    noise = noise_of(trial, counts)
     error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from hasten.search.finalists import NOISELESS, Counts
+from hasten.search.finalists import Counts, noise_of
 from hasten.search.trial import Trial
 
 _ENTRANTS = (8, 4, 2, 1)
@@ -81,7 +81,7 @@ def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_le
     if not trial.measured:
         return 0.0
     expected = trial.drop * _LEFT_AFTER_RUNG**rungs_left if trial.drop > 0 else trial.drop
-    noise = max(trial.noise + counts.one, NOISELESS) / counts.searched
+    noise = noise_of(trial, counts) / counts.searched
     unsure = math.sqrt(noise + (_UNSURE * trial.drop if rungs_left else 0.0) ** 2)
     return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
 

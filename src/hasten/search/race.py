@@ -125,8 +125,8 @@ def train_and_race(session: Session) -> None:
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
             elif trial.measured:  # it may need no more than some training on
-                more = replace(a, name=f"{a.name}, trained on", steps=_trained_steps(trial), merit=trial.merit)
-                pool.append(replace(more, measured=False))
+                name, steps = f"{a.name}, trained on", _trained_steps(trial)
+                pool.append(replace(a, name=name, steps=steps, merit=trial.merit, measured=False))
 
 
 def _to_beat(session: Session) -> float:

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Session:
         """The best candidate within the budget on the search part so far."""
         return max(contenders(self.trials, self.budget), key=lambda t: t.merit, default=None)
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """Of the scores of the search part and of the certifying part."""
         searched, certified = self.bench.baseline_search, self.bench.baseline_certify
