@@ -61,7 +61,8 @@ def dist(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """1 - Pearson correlation of the probabilities, within rows plus within columns, times T^2.
 
     Huang et al. 2022, "Knowledge distillation from a stronger teacher", eq. 8 to 10 (inter- and intra-class). A single
-    row has no correlation within columns, so there only the first term is left.
+    row has no correlation within columns, so there only the first term is left. What varies by less than 1e-8 (norm
+    about the mean) counts as uncorrelated, so that its gradient stays finite.
     """
     p, q = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
     loss = 1 - _pearson(p, q).mean()
