@@ -11,8 +11,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule
@@ -77,23 +78,31 @@ def row(name: str, variant: str, small: bool) -> dict[str, Any]:
 
 def own_row(name: str, variant: str, small: bool) -> dict[str, Any]:
     """What a row says, made here."""
-    torch.manual_seed(0)
     network = NETWORKS[name]
+    steps, options = HASTEN.get(variant, ([], {}))
+    if ENGINES.get(variant):
+        how = {"placement": ENGINES[variant], "rounding": "nearest", "bias_correction": False, "samples": 2}
+        steps = [("quantize", how)]
+    task = compressed(network, steps, small)
+    return engine(task) if variant in ENGINES else lowered(task, options)
+
+
+def compressed(network: Network, steps: list[tuple[str, dict[str, Any]]], small: bool) -> Task:
+    """A task whose model is the network's graph after `steps`; the network itself is given back, a billion weights."""
+    torch.manual_seed(0)
     model = network.make(small).eval()
     size = (2, *network.shape(small))
     x = torch.randint(0, 100, size) if network.tokens else torch.randn(size)
     task = Task(model=model, example=(x,), holdout=[(x, torch.zeros(2, dtype=torch.int64))])
     graph = capture(model, task.example)
-    if variant in ENGINES:
-        return engine(ENGINES[variant], graph, task)
-    return lowered(variant, graph, task, network)
-
-
-def lowered(variant: str, graph: GraphModule, task: Task, network: Network) -> dict[str, Any]:
-    """How many products each lowering took, and that the program exports with them."""
-    steps, options = HASTEN[variant]
     for technique, values in steps:
         graph = make_technique(network.prune if technique == "PRUNE" else technique, values).apply(graph, task)
+    return replace(task, model=graph)
+
+
+def lowered(task: Task, options: dict[str, Any]) -> dict[str, Any]:
+    """How many products each lowering took, and that the program exports with them."""
+    graph = cast(GraphModule, task.model)
     precision = options.get("precision", "fp32")
     fp8, sparse = options.get("fp8", False), options.get("sparse", False)
     found = {"macs": total_macs(graph), **products(graph, precision, fp8, sparse)}
@@ -120,13 +129,10 @@ def two_four_layers(graph: GraphModule) -> int:
     return sum(is_two_four(weight) for weight in weights)
 
 
-def engine(placement: str, graph: GraphModule, task: Task) -> dict[str, Any]:
+def engine(task: Task) -> dict[str, Any]:
     """What TensorRT-RTX's builder states of an engine for compute capability 8.9."""
-    if placement:
-        how = {"placement": placement, "rounding": "nearest", "bias_correction": False, "samples": 2}
-        graph = make_technique("quantize", how).apply(graph, task)
     with tempfile.TemporaryDirectory() as scratch:
-        make_target("tensorrt", {"capability": "8.9"}).compile(graph, task, Path(scratch))
+        make_target("tensorrt", {"capability": "8.9"}).compile(cast(GraphModule, task.model), task, Path(scratch))
         report = json.loads((Path(scratch) / "report.json").read_text())
     return {f"engine_{key}" if key == "bytes" else key: report[key] for key in ("bytes", "layers", "quantize", "tool")}
 
