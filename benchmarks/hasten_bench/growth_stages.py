@@ -53,6 +53,7 @@ def stages(family: str, model: nn.Module, samples: int, folder: Path) -> dict[st
         "capture": lambda made: hasten.capture(model, example),
         "dependencies": lambda made: find_channels(made["capture"]),
         "pruning": step("prune_filters" if family == "cnn" else "prune_neurons", ratio=0.25),
+        "weight pruning": step("prune_weights", sparsity=0.5),
         "weight-only int8": step("quantize_weights", rounding="nearest", bias_correction=False),
         "ONNX export, weight-only": lambda made: write_onnx(made["weight-only int8"], example, folder / "int8.onnx"),
         "weight-only int4, GPTQ": step("quantize_weights", bits=4, group=32),

@@ -66,7 +66,7 @@ def test_dkd_weighted_by_the_other_classes_is_kl(seed: int, columns: int, temper
 def correlation(a: Array, b: Array) -> float:
     """Pearson's, where a vector's norm about its mean counts as at least 1e-8."""
     a, b = a - a.mean(), b - b.mean()
-    return float(a @ b / (max(np.sqrt(a @ a), 1e-8) * max(np.sqrt(b @ b), 1e-8)))
+    return float(a @ b / (np.maximum(np.sqrt(a @ a), 1e-8) * np.maximum(np.sqrt(b @ b), 1e-8)))
 
 
 @settings(deadline=None)

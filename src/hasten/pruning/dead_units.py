@@ -14,12 +14,15 @@ def remove_dead_units(graph: GraphModule, example: Inputs) -> GraphModule:
     """`graph` without the filters, neurons and heads whose weights are all zero, where that changes no output.
 
     A unit that nothing reads any more can always go. A unit that reads nothing any more still gives a constant (its
-    bias, the shift of a batch norm); such units go only if the outputs on `example` stay what they were.
+    bias, the shift of a batch norm); such units go only if the outputs on `example` stay what they were. Without any,
+    `graph` itself.
     """
     channels = find_channels(graph)
     units = [unit for group in channels.groups if not group.approximate for unit in group.units]
     unread = [unit for unit in units if _is_zero(graph, unit, reading=True)]
     constant = [unit for unit in units if unit not in unread and _is_zero(graph, unit, reading=False)]
+    if not unread and not constant:
+        return graph
     without = _without(channels, [*unread, *constant])
     if constant and not _agree(graph, without, example):
         without = _without(channels, unread)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,8 +70,10 @@ def by_pattern(weights: Mapping[str, Tensor], keep: int, of: int) -> Masks:
 
 def block_norms(weight: Tensor, norm: float, block: int) -> Tensor:
     """Norm of every `block` consecutive inputs (dimension 1) per element; [..., blocks], the rest padded with zeros."""
-    rows = weight.detach().abs().double().movedim(1, -1)
-    rows = F.pad(rows, (0, -rows.shape[-1] % block))
+    rows = weight.detach().abs().movedim(1, -1)
+    if block == 1:
+        return rows
+    rows = F.pad(rows.double(), (0, -rows.shape[-1] % block))
     return rows.reshape(*rows.shape[:-1], -1, block).pow(norm).mean(-1).pow(1 / norm)
 
 
@@ -90,7 +93,11 @@ def present_masks(graph: GraphModule) -> Masks:
 def _limit(scores: Tensor, sparsity: float) -> Tensor:
     """The score of the last block to go."""
     count = int(sparsity * scores.numel())
-    return scores.sort().values[count - 1] if count else torch.tensor(-1.0, dtype=scores.dtype)
+    if not count:
+        return torch.tensor(-1.0, dtype=scores.dtype)
+    # NumPy selects in place in one copy; torch's `sort` and `kthvalue` carry an int64 index with every score.
+    values = scores.cpu().to(torch.float64 if scores.dtype == torch.float64 else torch.float32).numpy()
+    return torch.tensor(np.partition(values, count - 1)[count - 1], dtype=scores.dtype, device=scores.device)
 
 
 def _spread(kept: Tensor, weight: Tensor, block: int) -> Tensor:

@@ -83,8 +83,7 @@ class PruneWeights:
 
     def _zeroed(self, graph: GraphModule, amount: float) -> GraphModule:
         """A copy of `graph` with the weights zeroed up to a share, or below a threshold."""
-        pruned = duplicate(graph)
-        weights = {name: attribute(pruned, name) for name in masks.weight_names(pruned)}
+        weights = {name: attribute(graph, name) for name in masks.weight_names(graph)}
         if ":" in self.scope:
             keep, of = (int(n) for n in self.scope.split(":"))
             found = masks.by_pattern(weights, keep, of)
@@ -92,6 +91,7 @@ class PruneWeights:
             found = masks.by_threshold(weights, amount, self.norm, self.block)
         else:
             found = masks.by_share(weights, amount, self.norm, self.block, self.scope == "global")
+        pruned = duplicate(graph)
         masks.apply_masks(pruned, found)
         return pruned
 
