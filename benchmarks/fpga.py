@@ -27,7 +27,7 @@ from hasten.machine import versions
 from hasten.recipe import make_technique
 from hasten.task import Task
 
-SPARSITIES = (0.0, 0.5, 0.9)
+SPARSITIES = (0.0, 0.5, 0.75, 0.9)
 FORMATS = ("8 bits", "4 bits", "power of two")
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     for sparsity in SPARSITIES:
         graph = capture(task.model, task.example)
         if sparsity:
-            pruned = {"sparsity": sparsity, "epochs": 10, "steps": 2, "schedule": "linear"}
+            pruned = {"sparsity": sparsity, "epochs": 40, "steps": 6, "schedule": "cubic", "lr": 0.05}
             graph = make_technique("prune_weights", pruned).apply(graph, task)
         nearest = {"placement": "symmetric", "rounding": "nearest"}
         graph = make_technique("quantize", nearest).apply(graph, task)
