@@ -68,6 +68,12 @@ def test_grouped_queries_leave_with_their_key_head() -> None:
     assert (sizes["q.weight", 0], sizes["k.weight", 0]) in {(8, 4), (4 * 2, 0)}
 
 
+def test_attention_keeps_its_scale_when_heads_become_smaller() -> None:
+    channels = channels_of(Attention(), 6, 8)
+    units, x = next(g for g in channels.groups if g.kind == "head size").units[1:3], torch.randn(2, 6, 8)
+    torch.testing.assert_close(remove(channels, units)(x), run_masked(channels, units, (x,))[0])
+
+
 def test_outputs_and_inputs_stay() -> None:
     channels = channels_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 6)
     assert [(g.name, len(g.units)) for g in channels.groups] == [("0", 8)]

@@ -36,7 +36,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU6())
+        self.stem = nn.Sequential(nn.ZeroPad2d((0, 1, 2, 1)), nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU6())
         self.grouped = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 2, 2, groups=4), nn.ReLU())
         self.point = nn.Conv2d(8, 8, 1)
         self.head = nn.Linear(8, 5)
