@@ -54,6 +54,15 @@ def test_engines_are_built_without_a_gpu(task: Task, tmp_path: Path) -> None:
         make_target("tensorrt").compile(capture(strange.model, strange.example), strange, tmp_path)
 
 
+@pytest.mark.stack("tensorrt")
+def test_weights_beyond_protobuf_s_limit_are_found_beside_the_file(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hasten.graph.onnx._PROTOBUF_LIMIT_BYTES", 0)
+    make_target("tensorrt").compile(capture(task.model, task.example), task, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["bytes"] > 0
+
+
 def test_activations_with_a_zero_point_are_refused(task: Task, tmp_path: Path) -> None:
     graph = make_technique("quantize", {"placement": "fuse_clamps"}).apply(capture(task.model, task.example), task)
     with pytest.raises(Unsupported, match="placement='signed'"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hasten.graph.attention import decompose_without_heads
 from hasten.graph.capture import capture
-from hasten.recipe import make_target
+from hasten.recipe import make_target, make_technique
 from hasten.task import Task
 
 aten = torch.ops.aten
@@ -74,3 +74,17 @@ def test_attention_with_heads_is_left_alone() -> None:
     single = capture(Attention(), (torch.randn(2, TOKENS, 3 * WIDTH),))
     assert aten.softmax.int in {n.target for n in decompose_without_heads(single).graph.nodes}
     assert aten.softmax.int not in {n.target for n in single.graph.nodes}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_weights_beyond_protobuf_s_limit_go_beside_the_file(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hasten.graph.onnx._PROTOBUF_LIMIT_BYTES", 0)
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    task = Task(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 4)).eval(), (x,), holdout=[(x, None)])
+    graph = make_technique("quantize", {"samples": 2}).apply(capture(task.model, task.example), task)
+    make_target(target).compile(graph, task, tmp_path)
+    (found,) = make_target(target).load(tmp_path)(x.numpy())
+    np.testing.assert_allclose(found, graph(x).detach().numpy(), atol=0.02)

@@ -28,7 +28,7 @@ def compile(folder: Path, capability: str, tf32: bool, sizes: list[int]) -> dict
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse((folder / "model.onnx").read_bytes()):
+    if not parser.parse_from_file(str(folder / "model.onnx")):
         raise Unsupported(f"TensorRT must be able to read every operator, but: {_reason(parser)}")
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
