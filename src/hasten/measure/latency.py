@@ -6,7 +6,7 @@ turns hold where absolute times do not.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ class Latency:
     ratio_high: float
     turns: int
     calls: int
+
+    def scaled(self, factor: float) -> "Latency":
+        """The same against a baseline that takes `factor` times as long."""
+        return replace(
+            self, ratio=self.ratio * factor, ratio_low=self.ratio_low * factor, ratio_high=self.ratio_high * factor
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hasten.measure.latency import Latency, compare
+from hasten.search.bench import Pacemaker
 from hasten.search.journal import Journal
 from hasten.search.session import Session
 from hasten.search.trial import Trial, contenders
@@ -20,13 +21,19 @@ _MOST = 5
 
 
 def retime(session: Session) -> None:
-    """Time again, together, those whose interval reaches the best's; the trials carry the new latency from here on."""
-    rivals = doubtful(contenders(session.trials, session.budget))
-    if session.budget.limits or session.budget.objective != "latency" or not rivals:
+    """Time again, together, those whose interval reaches the best's; the trials carry the new latency from here on.
+
+    The best is the pacemaker of all that follows.
+    """
+    if session.budget.limits or session.budget.objective != "latency":
         return
-    session.listener.trying(f"timing the fastest {len(rivals)} again, in turns")
-    session.once(_EVENT, "", lambda: {"latency": {n: x.to_json() for n, x in _together(session, rivals).items()}})
-    session.trials[:] = with_new_times(session.trials, session.journal)
+    rivals = doubtful(contenders(session.trials, session.budget))
+    if rivals:
+        session.listener.trying(f"timing the fastest {len(rivals)} again, in turns")
+        session.once(_EVENT, "", lambda: {"latency": {n: x.to_json() for n, x in _together(session, rivals).items()}})
+        session.trials[:] = with_new_times(session.trials, session.journal)
+    if (best := session.best) is not None:
+        session.bench.pacemaker = Pacemaker(best.number, best.recipe, best.ratio)
 
 
 def with_new_times(trials: Sequence[Trial], journal: Journal) -> list[Trial]:

@@ -1,0 +1,75 @@
+"""Later candidates are measured against a program of their own kind, so that a busy minute does not rank them."""
+
+import contextlib
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hasten.measure.latency import Latency
+from hasten.measure.worker import ProgramFailed
+from hasten.recipe import Recipe, make_target
+from hasten.search import bench as bench_module
+from hasten.search.bench import Bench, Pacemaker, Sizes
+from hasten.search.retime import retime
+from hasten.search.trial import Trial
+from hasten.task import Budget
+
+RECIPE = Recipe((), make_target("null"))
+
+
+def latency(ratio: float) -> Latency:
+    return Latency(1, 1.0, 1.0, 1.0, ratio, 0.9 * ratio, 1.1 * ratio, 5, 50)
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch, pacemaker: float | ProgramFailed, candidate: float
+) -> tuple[Latency, bool]:
+    """What a bench finds of a candidate, whose pacemaker of ratio 10 is now timed at another ratio."""
+    ratios = {"original": 1.0, "pacemaker": pacemaker, "candidate": candidate}
+
+    def compare(timed: Mapping[str, Any], baseline: str, inputs: Any, **_: int) -> dict[str, Latency]:
+        return {name: latency(float(ratios[name])) for name in timed}  # type: ignore[arg-type]
+
+    def worker(number: int, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
+        assert number == 5
+        if isinstance(pacemaker, ProgramFailed):
+            raise pacemaker
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(bench_module, "compare", compare)
+    bench: Any = Bench.__new__(Bench)
+    bench.baseline, bench.objective, bench.worker = None, "latency", worker
+    bench.holdout, bench.sizes = SimpleNamespace(inputs=[]), Sizes(None, 1, 4, 64)
+    bench.pacemaker = Pacemaker(5, RECIPE, 10.0)
+    found, disturbed = bench._beside_the_original({"candidate": None}, 5)
+    assert set(found) >= {"candidate"}
+    return found["candidate"], disturbed
+
+
+def test_a_disturbed_minute_is_found_and_taken_out_of_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, disturbed = measured(monkeypatch, 8.0, 12.0)
+    assert (found.ratio, found.ratio_low, found.ratio_high) == pytest.approx((15, 13.5, 16.5))
+    assert disturbed
+
+
+def test_a_disturbed_original_makes_nobody_look_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, disturbed = measured(monkeypatch, 20.0, 20.0)
+    assert found.ratio == pytest.approx(10)
+    assert not disturbed
+
+
+def test_without_its_pacemaker_a_candidate_is_timed_beside_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, disturbed = measured(monkeypatch, ProgramFailed("gone"), 12.0)
+    assert (found.ratio, disturbed) == (12.0, False)
+
+
+def test_the_best_becomes_the_pacemaker() -> None:
+    original, good = (
+        Trial(n, RECIPE, latency=latency(r), score=1.0, drop=0.0, changed=0.0) for n, r in ((0, 1.0), (1, 7.0))
+    )
+    bench, budget = SimpleNamespace(pacemaker=None), Budget(max_drop=0.01)
+    session: Any = SimpleNamespace(bench=bench, budget=budget, trials=[original, good], best=good)
+    retime(session)
+    assert bench.pacemaker == Pacemaker(1, RECIPE, 7.0)
