@@ -74,6 +74,25 @@ def test_attention_keeps_its_scale_when_heads_become_smaller() -> None:
     torch.testing.assert_close(remove(channels, units)(x), run_masked(channels, units, (x,))[0])
 
 
+def test_uneven_padding_of_rows_and_channels_is_cut_where_it_was_put() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 11, 1), nn.Conv2d(11, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = F.pad(self.a(x), (0, 0, 1, 0, 2, 3))
+            return self.c(wide + F.relu(self.b(F.pad(x, (0, 0, 1, 0)))))
+
+    channels = channels_of(Padded(), 3, 8, 8)
+    x = torch.randn(2, 3, 8, 8)
+    for group in channels.groups:
+        for unit in group.units:
+            torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
+    sizes = {(s.parameter, s.dim) for g in channels.groups for u in g.units for s in u.slices}
+    assert {("a.weight", 0), ("b.weight", 0), ("c.weight", 1)} <= sizes
+
+
 def test_outputs_and_inputs_stay() -> None:
     channels = channels_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 6)
     assert [(g.name, len(g.units)) for g in channels.groups] == [("0", 8)]
