@@ -30,7 +30,7 @@ def measured(
     ratios = {"original": 1.0, "pacemaker": pacemaker, "candidate": candidate}
 
     def compare(timed: Mapping[str, Any], baseline: str, inputs: Any, **_: int) -> dict[str, Latency]:
-        return {name: latency(float(ratios[name])) for name in timed}  # type: ignore[arg-type]
+        return {name: latency(float(ratios[name]) / float(ratios[baseline])) for name in timed}  # type: ignore[arg-type]
 
     def worker(number: int, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
         assert number == 5

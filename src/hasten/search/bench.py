@@ -282,11 +282,14 @@ class Bench:
                 with suppress(ProgramFailed):
                     pacemaker = stack.enter_context(self.worker(self.pacemaker.number, self.pacemaker.recipe))
                     timed[_PACEMAKER] = pacemaker
-            found = compare(timed, "original", self.holdout.inputs, batch=self.sizes.latency, turns=turns)
-        if self.pacemaker is None or _PACEMAKER not in found:
+            paced = _PACEMAKER in timed
+            # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
+            against = _PACEMAKER if paced else "original"
+            found = compare(timed, against, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
+        if self.pacemaker is None or not paced:
             return found, False
-        factor = self.pacemaker.ratio / found[_PACEMAKER].ratio
-        return {name: found[name].scaled(factor) for name in workers}, factor > _DISTURBED
+        disturbed = self.pacemaker.ratio * found["original"].ratio > _DISTURBED
+        return {name: found[name].scaled(self.pacemaker.ratio) for name in workers}, disturbed
 
     def folder(self, number: int) -> Path:
         """What the target compiled for a trial."""
