@@ -73,6 +73,19 @@ def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
     assert render.not_fastest({"n": _final(1.0, 2.0)}) == [render.NOWHERE]
 
 
+def test_a_peer_of_more_throughput_is_named_if_it_keeps_the_accuracy() -> None:
+    def row(peer: str, per_s: float, keeps: bool = True) -> dict[str, Any]:
+        found = {"peer": peer, "variant": "int8", "failure": "", "quality": {"keeps": keeps}}
+        return found | {"throughput": {"samples_per_s": per_s}}
+
+    item = _final(1.0, 2.0)
+    item["rows"] = [row("hasten", 10), row("nncf", 15), row("olive", 90, keeps=False), row("eager", 1)]
+    (found,) = render.not_fastest({"n": item})
+    assert "NNCF + OpenVINO, int8 reaches 1.50 times that of hasten, int8" in found
+    item["rows"][0] = row("hasten", 20)
+    assert render.not_fastest({"n": item}) == [render.NOWHERE]
+
+
 def test_headline_comes_between_the_markers_from_the_results() -> None:
     before = f"# x\n{render.BEGIN}\nold 99x\n{render.END}\nrest"
     after = render.with_headline(before, render.headline({"n": _final(1.0, 2.0)}, ENGLISH))
