@@ -1,12 +1,14 @@
 """How a race is planned, and who goes on."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, make_target
+from hasten.search.candidates import Architecture, Finish
 from hasten.search.finalists import Counts
-from hasten.search.heat import plan_heat, promise, recovers, worth, worth_first
+from hasten.search.heat import left_after, plan_heat, promise, recovers, worth, worth_first
 from hasten.search.trial import Trial
 
 
@@ -57,19 +59,37 @@ def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
 def test_something_bold_goes_first_if_something_sure_can_follow() -> None:
     bold, sure = (1.63, 0.616), (1.27, 0.142)
 
+    def after(network: tuple[float, float], steps: int) -> tuple[float, float]:
+        return network[0], recovers(network[1], steps)
+
     def ahead(then: int) -> tuple[float, float]:
-        return max(((bold, sure), (sure, bold)), key=lambda x: worth_first(x[0], [x[1]], 1.0, 477, then))[0]
+        def expected(pair: tuple[tuple[float, float], tuple[float, float]]) -> float:
+            return worth_first(after(pair[0], 477), [after(pair[1], then)] if then else [], 1.0)
+
+        return max(((bold, sure), (sure, bold)), key=expected)[0]
 
     assert ahead(then=0) == sure
     assert ahead(then=300) == bold
-    assert worth_first(sure, [bold], 1.0, 477, 0) == worth(sure[0], 1.0, sure[1], 477)
+    assert worth_first(after(sure, 477), [], 1.0) == worth(sure[0], 1.0, recovers(sure[1], 477))
+
+
+def test_what_has_been_trained_is_judged_by_what_that_left() -> None:
+    """Half the depth of a sentence encoder, 13x and certified with a chance of a quarter, against a quarter cut, 8x."""
+    finish = Finish((), make_target("null"))
+    trained_on = Architecture("deep", (), 13.4, 0.29, finish, chance=0.2)
+    fresh = Architecture("cut", (), 8.0, 0.25, finish)
+    assert trained_on.recovers(435) == 0.2
+    assert fresh.recovers(435) == recovers(0.25, 435)
+    assert worth(8.0, 6.3, fresh.recovers(435)) > worth(13.4, 6.3, trained_on.recovers(435))
+    assert left_after(0.01, 1) == pytest.approx(0.006)
+    assert left_after(-0.01, 1) == -0.01
 
 
 def test_little_training_prefers_little_damage_and_much_training_speed() -> None:
     mild, harsh = (1.3, 0.1), (2.0, 0.6)
 
     def ahead(steps: int) -> tuple[float, float]:
-        return max((mild, harsh), key=lambda x: worth(x[0], 1.0, x[1], steps))
+        return max((mild, harsh), key=lambda x: worth(x[0], 1.0, recovers(x[1], steps)))
 
     assert ahead(20) == mild
     assert ahead(2000) == harsh

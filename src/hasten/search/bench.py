@@ -30,6 +30,8 @@ from hasten.search.trial import Trial, merit_of
 from hasten.task import Task
 
 _QUICK_TURNS = 5
+# Beside the pacemaker: training is bet on these.
+_PACED_TURNS = 11
 # An interval wider than this is a disturbed measurement, and is made again for longer.
 _WIDE, _MORE_TURNS = 1.2, 13
 # Where a known program has become this much slower against the original, a neighbour takes a core.
@@ -138,8 +140,7 @@ class Bench:
 
     def original(self) -> Trial:
         """The original as trial 0."""
-        inputs = self.holdout.inputs
-        latency = compare({"original": self.baseline}, "original", inputs, batch=self.sizes.latency, turns=_QUICK_TURNS)
+        latency = self._compare({"original": self.baseline}, "original", _QUICK_TURNS)
         return Trial(
             0,
             self.recipe,
@@ -206,7 +207,8 @@ class Bench:
             score=float(found.mean()),
             drop=float(reference.mean() - found.mean()),
             changed=float(np.mean(found != reference)),
-            noise=float(np.mean(np.square(found - reference))),
+            # Of a metric a score stands for several samples, and varies as much less.
+            noise=float(np.mean(np.square(found - reference))) * len(self.holdout.search) / len(found),
             size_bytes=folder_bytes(self.folder(number)),
             peak_memory_bytes=memory,
         )
@@ -278,18 +280,19 @@ class Bench:
         """
         with ExitStack() as stack:
             timed = {"original": self.baseline, **workers}
-            if self.pacemaker is not None and self.objective == "latency":
-                with suppress(ProgramFailed):
-                    pacemaker = stack.enter_context(self.worker(self.pacemaker.number, self.pacemaker.recipe))
-                    timed[_PACEMAKER] = pacemaker
-            paced = _PACEMAKER in timed
+            if self.pacemaker is None or self.objective != "latency":
+                return self._compare(timed, "original", turns), False
+            try:
+                worker = stack.enter_context(self.worker(self.pacemaker.number, self.pacemaker.recipe))
+            except ProgramFailed:
+                return self._compare(timed, "original", turns), False
             # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            against = _PACEMAKER if paced else "original"
-            found = compare(timed, against, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
-        if self.pacemaker is None or not paced:
-            return found, False
+            found = self._compare({_PACEMAKER: worker, **timed}, _PACEMAKER, max(turns, _PACED_TURNS))
         disturbed = self.pacemaker.ratio * found["original"].ratio > _DISTURBED
         return {name: found[name].scaled(self.pacemaker.ratio) for name in workers}, disturbed
+
+    def _compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
+        return compare(workers, baseline, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
 
     def folder(self, number: int) -> Path:
         """What the target compiled for a trial."""

@@ -15,6 +15,7 @@ from hasten.recipe import Recipe, Target, Technique, describe, make_target, make
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
+from hasten.search.heat import recovers
 from hasten.search.session import Session
 from hasten.search.stages import REFITTED_SAMPLES, Shares, find_stages, stage_curves, steps_of
 from hasten.search.trial import Trial, fits, merit_text
@@ -79,6 +80,7 @@ class Architecture:
         finish: What it was measured with.
         measured: Whether `damage` was measured on the whole network; else it is a sum over what is cut.
         frozen: Whether batch norm does less damage with its old statistics than with those of the data.
+        chance: How likely it is certified after some more training; None if it has had none.
     """
 
     name: str
@@ -88,6 +90,11 @@ class Architecture:
     finish: Finish
     measured: bool = False
     frozen: bool = False
+    chance: float | None = None
+
+    def recovers(self, steps: int) -> float:
+        """How likely it keeps the accuracy after `steps` of training."""
+        return recovers(self.damage, steps) if self.chance is None else self.chance
 
 
 def plain_quantize(step: Technique, **options: Any) -> Technique:

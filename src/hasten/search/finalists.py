@@ -17,7 +17,7 @@ _NOISELESS = 1e-12
 
 
 class Counts(NamedTuple):
-    """Scores of the search part and of the certifying part; the noise of one that changed.
+    """Samples of the search part and of the certifying part; the noise of one whose score changed.
 
     Of right and wrong, where few change, one more is as likely: it is added to what was seen. Of other scores it is 0.
     """

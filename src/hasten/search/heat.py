@@ -80,7 +80,7 @@ def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_le
     """
     if not trial.measured:
         return 0.0
-    expected = trial.drop * _LEFT_AFTER_RUNG**rungs_left if trial.drop > 0 else trial.drop
+    expected = left_after(trial.drop, rungs_left)
     noise = noise_of(trial, counts) / counts.searched
     unsure = math.sqrt(noise + (_UNSURE * trial.drop if rungs_left else 0.0) ** 2)
     return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
@@ -99,30 +99,29 @@ def recovers(damage: float, steps: int) -> float:
     return 1 / (1 + (max(damage, 0.0) / (_HALF_DAMAGE * math.sqrt(max(steps, 1) / 100))) ** 2)
 
 
-def worth(merit: float, best: float, damage: float, steps: int) -> float:
-    """Expected gain of training a cut network: the chance that it recovers times the log of what it would gain."""
-    return recovers(damage, steps) * math.log(merit / best)
+def left_after(drop: float, trainings: int) -> float:
+    """What is expected to be left of a drop after as much training again, and twice that, and so on."""
+    return drop * _LEFT_AFTER_RUNG**trainings if drop > 0 else drop
 
 
-def worth_first(
-    own: tuple[float, float], others: Sequence[tuple[float, float]], best: float, now: int, then: int
-) -> float:
-    """Expected gain of training one network now, and with the steps that are left then the best choice of the others.
+def worth(merit: float, best: float, chance: float) -> float:
+    """Expected gain of training a cut network: the chance that it keeps the accuracy times the log of what it gains."""
+    return chance * math.log(merit / best)
+
+
+def worth_first(own: tuple[float, float], others: Sequence[tuple[float, float]], best: float) -> float:
+    """Expected gain of training one network now, and then the best choice of the others.
 
     So something bold goes first, if what is sure can still follow where it fails.
 
     Args:
-        own: Merit and damage of the network.
-        others: Of the others.
+        own: Merit of the network, and the chance that it keeps the accuracy.
+        others: The same of what may follow, in the training that is left then; none: nothing follows.
         best: Merit to beat.
-        now: Training steps of the network.
-        then: Training steps of what follows; 0: nothing follows.
     """
-    merit, damage = own
-    recovered = recovers(damage, now)
+    merit, chance = own
 
     def follows(least: float) -> float:
-        gains = [worth(max(m, least), least, d, then) for m, d in others] if then else []
-        return max(gains, default=0.0)
+        return max((worth(max(m, least), least, c) for m, c in others), default=0.0)
 
-    return recovered * (math.log(merit / best) + follows(merit)) + (1 - recovered) * follows(best)
+    return chance * (math.log(merit / best) + follows(merit)) + (1 - chance) * follows(best)

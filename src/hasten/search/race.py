@@ -24,7 +24,7 @@ from hasten.search.candidates import (
 )
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import Heat, plan_heat, promise, worth, worth_first
+from hasten.search.heat import Heat, left_after, plan_heat, promise, worth, worth_first
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, contenders, fits, merit_text
@@ -110,7 +110,7 @@ def train_and_race(session: Session) -> None:
             why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
             session.decide(f"race {number + 1}", False, why)
             return
-        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.damage, _USUAL_STEPS)))
+        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.recovers(_USUAL_STEPS))))
         heat = _plan(session, finish, cost, len(field), number, started_s)
         if heat.entrants == 0:
             session.decide(
@@ -125,8 +125,7 @@ def train_and_race(session: Session) -> None:
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
             elif trial.measured:  # it may need no more than some training on
-                name, steps = f"{a.name}, trained on", _trained_steps(trial)
-                pool.append(replace(a, name=name, steps=steps, merit=trial.merit, measured=False))
+                pool.append(_trained_on(session, a, trial))
 
 
 def _to_beat(session: Session) -> float:
@@ -169,8 +168,8 @@ def _choose(
 
     def ordered(some: Sequence[Architecture]) -> list[Architecture]:
         def expected(a: Architecture) -> float:
-            others = [(b.merit, b.damage) for b in some if b is not a]
-            return worth_first((a.merit, a.damage), others, best, steps, then)
+            others = [(b.merit, b.recovers(then)) for b in some if b is not a] if then else []
+            return worth_first((a.merit, a.recovers(steps)), others, best)
 
         return sorted(some, key=expected, reverse=True)
 
@@ -187,7 +186,8 @@ def _announce(
     for a in sorted(field, key=lambda a: -a.merit):
         own, other = merit_text(a.merit, session.budget), merit_text(best, session.budget)
         damage = f"{'measured' if a.measured else 'predicted'} damage {a.damage:.3g}"
-        why = f"untrained it is {own}, the best so far {other}; {damage}"
+        outlook = damage if a.chance is None else f"a chance of {a.chance:.0%} after more training"
+        why = f"{'untrained ' if a.chance is None else ''}it is {own}, the best so far {other}; {outlook}"
         session.decide(a.name, a in entrants, why, a.merit / best, each_s)
 
 
@@ -358,6 +358,14 @@ def _rounding_trained(step: Technique, steps: int, seed: int, cost: StepCost) ->
     }
     epochs = -(-steps // cost.per_epoch)
     return make_technique("train_quantized", same | {"epochs": epochs, "max_steps": steps, "seed": seed})
+
+
+def _trained_on(session: Session, a: Architecture, trial: Trial) -> Architecture:
+    """A recovered architecture as one to train on, its chance predicted from what its first training left."""
+    later = replace(trial, drop=left_after(trial.drop, 1))
+    odds = chance(later, session.budget, session.counts)
+    steps = _trained_steps(trial)
+    return replace(a, name=f"{a.name}, trained on", steps=steps, merit=trial.merit, measured=True, chance=odds)
 
 
 def _trained_steps(trial: Trial) -> Steps:

@@ -75,9 +75,10 @@ class Session:
 
     @cached_property
     def counts(self) -> Counts:
-        """Of the scores of the search part and of the certifying part."""
-        searched, certified = self.bench.baseline_search, self.bench.baseline_certify
-        return Counts(len(searched), len(certified), 1 / len(searched) if is_binary(searched) else 0.0)
+        """Of the search part and of the certifying part."""
+        holdout = self.bench.holdout
+        searched, certified = len(holdout.search), len(holdout.certify)
+        return Counts(searched, certified, 1 / searched if is_binary(self.bench.baseline_search) else 0.0)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""

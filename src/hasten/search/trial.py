@@ -25,8 +25,8 @@ class Trial:
         score: Mean score on the search part.
         drop: Baseline score minus `score`, on the search part.
         changed: Share of search samples whose score differs from the original's.
-        noise: Mean squared difference of its scores from the original's: what makes the drop of another sample another.
-            Of right and wrong it is `changed`.
+        noise: Mean squared difference of its scores from the original's, per sample: what makes the drop of other
+            samples another. Of right and wrong it is `changed`.
         size_bytes: Of the target's files.
         peak_memory_bytes: Resident memory of the measuring process, runtime included.
         seconds: Wall time spent, by stage.
