@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from hasten.errors import InvalidInput
-from hasten_bench import contest, environments, growth, judge, kept, registry, render, results, run_peer, tool
+from hasten.measure.arrays import ArrayFile
+from hasten_bench import contest, environments, growth, judge, kept, registry, render, results, run_peer, timing, tool
 from hasten_bench.handover import Handover
 from hasten_bench.settings import Settings
 from hasten_bench.workloads import workload, workloads
@@ -71,6 +72,15 @@ def _final(hasten_ms: float, peer_ms: float) -> dict[str, Any]:
 def test_a_faster_peer_is_named_first_and_a_slower_one_is_not() -> None:
     assert "NNCF + OpenVINO, int8 is 2.00" in render.not_fastest({"n": _final(2.0, 1.0)})[0]
     assert render.not_fastest({"n": _final(1.0, 2.0)}) == [render.NOWHERE]
+
+
+@pytest.mark.parametrize(("rows", "takes"), [(2, True), (1, False)])
+def test_a_program_that_answers_one_row_of_a_batch_has_no_throughput(tmp_path: Path, rows: int, takes: bool) -> None:
+    class Program:
+        def infer(self, *_: Any) -> list[ArrayFile]:
+            return [ArrayFile(tmp_path / "out", (rows, 4), "float32")]
+
+    assert timing.takes_batches(Program(), [], tmp_path) == takes  # type: ignore[arg-type]
 
 
 def test_a_peer_of_more_throughput_is_named_if_it_keeps_the_accuracy() -> None:

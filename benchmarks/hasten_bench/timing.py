@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.measure.latency import best_throughput, compare
@@ -98,7 +100,7 @@ def _measure_group(
         latencies = compare(workers, baseline, inputs, batch=1, turns=turns)
         while largest > 1 and largest * latencies[baseline].median_ms > 1e3 * _SLOWEST_CALL_S:
             largest //= 2
-        flexible = {name: w for name, w in workers.items() if _takes_batches(w, inputs)}
+        flexible = {name: w for name, w in workers.items() if takes_batches(w, inputs, scratch)}
         rates = best_throughput(flexible, baseline, inputs, largest=largest) if baseline in flexible else {}
         for name, worker in workers.items():
             if name in found and not found[name].failure:
@@ -123,13 +125,16 @@ def _start(
     return workers
 
 
-def _takes_batches(worker: Worker, inputs: list[ArrayFile]) -> bool:
-    """Whether a program runs at other batch sizes than 1; some tools export one only."""
+def takes_batches(worker: Worker, inputs: list[ArrayFile], scratch: Path) -> bool:
+    """Whether a program answers every row of a larger batch.
+
+    Some tools export a program of one row, and some of those take more rows and answer the first alone.
+    """
     try:
-        worker.time_calls(inputs, 2, 0.0, least=1)
+        outputs = worker.infer(inputs, np.arange(2), scratch / "two", 2)
     except HastenError:
         return False
-    return True
+    return all(x.shape[:1] == (2,) for x in outputs)
 
 
 @contextlib.contextmanager
