@@ -80,7 +80,7 @@ def test_a_program_that_answers_one_row_of_a_batch_has_no_throughput(tmp_path: P
         def infer(self, *_: Any) -> list[ArrayFile]:
             return [ArrayFile(tmp_path / "out", (rows, 4), "float32")]
 
-    assert timing.takes_batches(Program(), [], tmp_path) == takes  # type: ignore[arg-type]
+    assert timing.takes_batches(Program(), [], tmp_path) == takes
 
 
 def test_a_peer_of_more_throughput_is_named_if_it_keeps_the_accuracy() -> None:

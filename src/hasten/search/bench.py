@@ -59,8 +59,8 @@ class Pacemaker:
     """A trial whose program is timed beside every later candidate, and what it was found to be.
 
     What disturbs a machine for minutes hits an interpreter of many small calls otherwise than a compiled program on all
-    cores: half an hour apart, one program was 7 and 10 times as fast as the original. Against a program of its own kind
-    a candidate is measured alike at any time; the original only sets the scale.
+    cores: minutes apart, one program was 7 and 10 times as fast as the original. Against a program of its own kind a
+    candidate is measured alike at any time; the original only sets the scale.
     """
 
     number: int
@@ -278,18 +278,18 @@ class Bench:
         """Latency of programs against the original, by way of the pacemaker if there is one; and whether that one is
         slower now than it was.
         """
+        pacemaker = self.pacemaker
         with ExitStack() as stack:
             timed = {"original": self.baseline, **workers}
-            if self.pacemaker is None or self.objective != "latency":
-                return self._compare(timed, "original", turns), False
-            try:
-                worker = stack.enter_context(self.worker(self.pacemaker.number, self.pacemaker.recipe))
-            except ProgramFailed:
+            if pacemaker is not None:
+                with suppress(ProgramFailed):
+                    timed[_PACEMAKER] = stack.enter_context(self.worker(pacemaker.number, pacemaker.recipe))
+            if pacemaker is None or _PACEMAKER not in timed:
                 return self._compare(timed, "original", turns), False
             # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            found = self._compare({_PACEMAKER: worker, **timed}, _PACEMAKER, max(turns, _PACED_TURNS))
-        disturbed = self.pacemaker.ratio * found["original"].ratio > _DISTURBED
-        return {name: found[name].scaled(self.pacemaker.ratio) for name in workers}, disturbed
+            found = self._compare(timed, _PACEMAKER, max(turns, _PACED_TURNS))
+        disturbed = pacemaker.ratio * found["original"].ratio > _DISTURBED
+        return {name: found[name].scaled(pacemaker.ratio) for name in workers}, disturbed
 
     def _compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
         return compare(workers, baseline, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
