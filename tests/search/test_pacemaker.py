@@ -27,7 +27,7 @@ def measured(
     monkeypatch: pytest.MonkeyPatch, pacemaker: float | ProgramFailed, candidate: float
 ) -> tuple[Latency, bool]:
     """What a bench finds of a candidate, whose pacemaker of ratio 10 is now timed at another ratio."""
-    ratios = {"original": 1.0, "pacemaker": pacemaker, "candidate": candidate}
+    ratios = {"original": 1.0, "pacemaker": pacemaker, "candidate": candidate, "another way": 1.0}
 
     def compare(timed: Mapping[str, Any], baseline: str, inputs: Any, **_: int) -> dict[str, Latency]:
         return {name: latency(float(ratios[name]) / float(ratios[baseline])) for name in timed}  # type: ignore[arg-type]
@@ -43,8 +43,10 @@ def measured(
     bench.baseline, bench.objective, bench.worker = None, "latency", worker
     bench.holdout, bench.sizes = SimpleNamespace(inputs=[]), Sizes(None, 1, 4, 64)
     bench.pacemaker = Pacemaker(5, RECIPE, 10.0)
-    found, disturbed = bench._beside_the_original({"candidate": None}, 5)
-    assert set(found) >= {"candidate"}
+    alone, never = bench._beside_the_original({"candidate": None}, 5)
+    found, disturbed = bench._beside_the_original({"candidate": None, "another way": None}, 5)
+    assert not never
+    assert alone["candidate"] == found["candidate"]
     return found["candidate"], disturbed
 
 

@@ -31,7 +31,7 @@ from hasten.task import Task
 
 _QUICK_TURNS = 5
 # Beside the pacemaker: training is bet on these.
-_PACED_TURNS = 11
+_PACED_TURNS = 9
 # An interval wider than this is a disturbed measurement, and is made again for longer.
 _WIDE, _MORE_TURNS = 1.2, 13
 # Where a known program has become this much slower against the original, a neighbour takes a core.
@@ -275,20 +275,22 @@ class Bench:
         return target, latency, gain, loaded
 
     def _beside_the_original(self, workers: Mapping[str, Worker], turns: int) -> tuple[dict[str, Latency], bool]:
-        """Latency of programs against the original, by way of the pacemaker if there is one; and whether that one is
-        slower now than it was.
+        """Latency of programs against the original, by way of the pacemaker if there is one; and of several, whether
+        that one is slower now than it was.
         """
-        pacemaker = self.pacemaker
+        pacemaker, original = self.pacemaker, {"original": self.baseline}
+        paced: dict[str, Worker] = {}
         with ExitStack() as stack:
-            timed = {"original": self.baseline, **workers}
             if pacemaker is not None:
                 with suppress(ProgramFailed):
-                    timed[_PACEMAKER] = stack.enter_context(self.worker(pacemaker.number, pacemaker.recipe))
-            if pacemaker is None or _PACEMAKER not in timed:
-                return self._compare(timed, "original", turns), False
+                    paced[_PACEMAKER] = stack.enter_context(self.worker(pacemaker.number, pacemaker.recipe))
+            if pacemaker is None or not paced:
+                return self._compare(original | dict(workers), "original", turns), False
+            # The original takes long, and is only asked whether a minute is too disturbed to choose between ways.
+            others = original if len(workers) > 1 else {}
             # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            found = self._compare(timed, _PACEMAKER, max(turns, _PACED_TURNS))
-        disturbed = pacemaker.ratio * found["original"].ratio > _DISTURBED
+            found = self._compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
+        disturbed = "original" in found and pacemaker.ratio * found["original"].ratio > _DISTURBED
         return {name: found[name].scaled(pacemaker.ratio) for name in workers}, disturbed
 
     def _compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
