@@ -93,6 +93,40 @@ def test_uneven_padding_of_rows_and_channels_is_cut_where_it_was_put() -> None:
     assert {("a.weight", 0), ("b.weight", 0), ("c.weight", 1)} <= sizes
 
 
+class ByHand(Attention):
+    """The same attention as two products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = (f(x).view(n, t, self.heads, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v
+        return self.out(y.transpose(1, 2).reshape(n, t, self.heads * 4))
+
+
+class Picked(nn.Module):
+    """Pixels picked by their rows and columns, side by side and apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Conv2d(3, 6, 1), nn.Linear(6, 2)
+        self.register_buffer("rows", torch.tensor([0, 3, 5]))
+        self.register_buffer("columns", torch.tensor([2, 2, 7]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        side_by_side = y[:, :, self.rows, self.columns].transpose(1, 2)
+        apart = y.transpose(1, 2)[:, self.rows, :, self.columns].transpose(0, 1)
+        return self.out(side_by_side + 2 * apart)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(ByHand(), (6, 8)), (Picked(), (3, 8, 8))], ids=["products", "picked"])
+def test_every_unit_goes_exactly(model: nn.Module, shape: tuple[int, ...]) -> None:
+    channels, x = channels_of(model, *shape), torch.randn(2, *shape)
+    assert {g.kind for g in channels.groups} & {"head", "filter"}
+    for unit in (unit for group in channels.groups for unit in group.units):
+        torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
+
+
 def test_outputs_and_inputs_stay() -> None:
     channels = channels_of(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 6)
     assert [(g.name, len(g.units)) for g in channels.groups] == [("0", 8)]
