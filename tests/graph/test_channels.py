@@ -116,10 +116,22 @@ class Picked(nn.Module):
         y = self.a(x)
         side_by_side = y[:, :, self.rows, self.columns].transpose(1, 2)
         apart = y.transpose(1, 2)[:, self.rows, :, self.columns].transpose(0, 1)
-        return self.out(side_by_side + 2 * apart)
+        selected = y.index_select(2, self.rows).mean(3).transpose(1, 2)
+        return self.out(side_by_side + 2 * apart + selected)
 
 
-@pytest.mark.parametrize(("model", "shape"), [(ByHand(), (6, 8)), (Picked(), (3, 8, 8))], ids=["products", "picked"])
+class Mixed(nn.Module):
+    """Channels added up by a vector of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mix = nn.Conv2d(3, 6, 1), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix @ F.relu(self.a(x)).flatten(2)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(ByHand(), (6, 8)), (Picked(), (3, 8, 8)), (Mixed(), (3, 8, 8))])
 def test_every_unit_goes_exactly(model: nn.Module, shape: tuple[int, ...]) -> None:
     channels, x = channels_of(model, *shape), torch.randn(2, *shape)
     assert {g.kind for g in channels.groups} & {"head", "filter"}
