@@ -103,6 +103,14 @@ class ByHand(Attention):
         return self.out(y.transpose(1, 2).reshape(n, t, self.heads * 4))
 
 
+class OneHead(ByHand):
+    """Of three dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.out(torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v)
+
+
 class Picked(nn.Module):
     """Pixels picked by their rows and columns, side by side and apart."""
 
@@ -131,10 +139,21 @@ class Mixed(nn.Module):
         return self.mix @ F.relu(self.a(x)).flatten(2)
 
 
-@pytest.mark.parametrize(("model", "shape"), [(ByHand(), (6, 8)), (Picked(), (3, 8, 8)), (Mixed(), (3, 8, 8))])
-def test_every_unit_goes_exactly(model: nn.Module, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("model", "shape", "groups"),
+    [
+        (ByHand(), (6, 8), [("head", 3), ("head size", 4), ("head size", 4)]),
+        (OneHead(), (6, 8), [("neuron", 12), ("neuron", 12)]),
+        (Picked(), (3, 8, 8), [("filter", 6)]),
+        (Mixed(), (3, 8, 8), [("filter", 6)]),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "",
+)
+def test_every_unit_is_found_and_goes_exactly(
+    model: nn.Module, shape: tuple[int, ...], groups: list[tuple[str, int]]
+) -> None:
     channels, x = channels_of(model, *shape), torch.randn(2, *shape)
-    assert {g.kind for g in channels.groups} & {"head", "filter"}
+    assert sorted((g.kind, len(g.units)) for g in channels.groups) == groups
     for unit in (unit for group in channels.groups for unit in group.units):
         torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
 
