@@ -1,6 +1,6 @@
 """Change one operator or number in hasten's arithmetic and see whether a test notices: mutation testing by sample.
 
-    python benchmarks/mutants.py --count 150                     # about an hour on an idle core
+    python benchmarks/mutants.py --count 150                     # two to four minutes each
     python benchmarks/mutants.py --count 150 --only 17,42        # these again, after a test was added
 
 Mutants are drawn evenly from every place in `FILES` where `_places` finds one, seeded, so that a sample can be
