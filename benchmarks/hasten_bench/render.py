@@ -115,7 +115,7 @@ def not_fastest(work: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _more_throughput(item: dict[str, Any]) -> list[str]:
-    rows = [r for r in item.get("rows", []) if not r["failure"] and r["quality"]["keeps"] and r["throughput"]]
+    rows = [r for r in item["rows"] if not r["failure"] and r["quality"]["keeps"] and r["throughput"]]
     rows.sort(key=lambda r: -r["throughput"]["samples_per_s"])
     own = next((r for r in rows if r["peer"] == "hasten"), None)
     if own is None or rows[0] is own:

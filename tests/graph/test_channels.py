@@ -21,6 +21,11 @@ def by_name(channels: Channels) -> dict[str, Group]:
     return {group.name: group for group in channels.groups}
 
 
+def assert_each_goes_exactly(channels: Channels, x: Tensor) -> None:
+    for unit in (unit for group in channels.groups for unit in group.units):
+        torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -85,10 +90,7 @@ def test_uneven_padding_of_rows_and_channels_is_cut_where_it_was_put() -> None:
             return self.c(wide + F.relu(self.b(F.pad(x, (0, 0, 1, 0)))))
 
     channels = channels_of(Padded(), 3, 8, 8)
-    x = torch.randn(2, 3, 8, 8)
-    for group in channels.groups:
-        for unit in group.units:
-            torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
+    assert_each_goes_exactly(channels, torch.randn(2, 3, 8, 8))
     sizes = {(s.parameter, s.dim) for g in channels.groups for u in g.units for s in u.slices}
     assert {("a.weight", 0), ("b.weight", 0), ("c.weight", 1)} <= sizes
 
@@ -152,10 +154,9 @@ class Mixed(nn.Module):
 def test_every_unit_is_found_and_goes_exactly(
     model: nn.Module, shape: tuple[int, ...], groups: list[tuple[str, int]]
 ) -> None:
-    channels, x = channels_of(model, *shape), torch.randn(2, *shape)
+    channels = channels_of(model, *shape)
     assert sorted((g.kind, len(g.units)) for g in channels.groups) == groups
-    for unit in (unit for group in channels.groups for unit in group.units):
-        torch.testing.assert_close(remove(channels, [unit])(x), run_masked(channels, [unit], (x,))[0])
+    assert_each_goes_exactly(channels, torch.randn(2, *shape))
 
 
 def test_outputs_and_inputs_stay() -> None:

@@ -74,7 +74,7 @@ def test_something_bold_goes_first_if_something_sure_can_follow() -> None:
 
 
 def test_what_has_been_trained_is_judged_by_what_that_left() -> None:
-    """Half the depth of a sentence encoder, 13x and certified with a chance of a quarter, against a quarter cut, 8x."""
+    """Half the depth of a sentence encoder, 13x and certified with a chance of a fifth, against a quarter cut, 8x."""
     finish = Finish((), make_target("null"))
     trained_on = Architecture("deep", (), 13.4, 0.29, finish, chance=0.2)
     fresh = Architecture("cut", (), 8.0, 0.25, finish)

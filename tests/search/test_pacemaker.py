@@ -11,7 +11,7 @@ from hasten.measure.latency import Latency
 from hasten.measure.worker import ProgramFailed
 from hasten.recipe import Recipe, make_target
 from hasten.search import bench as bench_module
-from hasten.search.bench import Bench, Pacemaker, Sizes
+from hasten.search.bench import Bench, Sizes
 from hasten.search.retime import retime
 from hasten.search.trial import Trial
 from hasten.task import Budget
@@ -42,7 +42,7 @@ def measured(
     bench: Any = Bench.__new__(Bench)
     bench.baseline, bench.objective, bench.worker = None, "latency", worker
     bench.holdout, bench.sizes = SimpleNamespace(inputs=[]), Sizes(None, 1, 4, 64)
-    bench.pacemaker = Pacemaker(5, RECIPE, 10.0)
+    bench.pacemaker = Trial(5, RECIPE, latency=latency(10.0))
     alone, never = bench._beside_the_original({"candidate": None}, 5)
     found, disturbed = bench._beside_the_original({"candidate": None, "another way": None}, 5)
     assert not never
@@ -74,4 +74,5 @@ def test_the_best_becomes_the_pacemaker() -> None:
     bench, budget = SimpleNamespace(pacemaker=None), Budget(max_drop=0.01)
     session: Any = SimpleNamespace(bench=bench, budget=budget, trials=[original, good], best=good)
     retime(session)
-    assert bench.pacemaker == Pacemaker(1, RECIPE, 7.0)
+    found: Any = bench.pacemaker
+    assert (found.number, found.recipe, found.ratio) == (1, RECIPE, 7.0)

@@ -96,7 +96,7 @@ def _limit(scores: Tensor, sparsity: float) -> Tensor:
     if not count:
         return torch.tensor(-1.0, dtype=scores.dtype)
     # NumPy selects in place in one copy; torch's `sort` and `kthvalue` carry an int64 index with every score.
-    values = scores.cpu().to(torch.float64 if scores.dtype == torch.float64 else torch.float32).numpy()
+    values = scores.cpu().to(torch.promote_types(scores.dtype, torch.float32)).numpy()
     return torch.tensor(np.partition(values, count - 1)[count - 1], dtype=scores.dtype, device=scores.device)
 
 

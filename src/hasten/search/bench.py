@@ -54,20 +54,6 @@ class Sizes:
     largest: int
 
 
-@dataclass(frozen=True)
-class Pacemaker:
-    """A trial whose program is timed beside every later candidate, and what it was found to be.
-
-    What disturbs a machine for minutes hits an interpreter of many small calls otherwise than a compiled program on all
-    cores: minutes apart, one program was 7 and 10 times as fast as the original. Against a program of its own kind a
-    candidate is measured alike at any time; the original only sets the scale.
-    """
-
-    number: int
-    recipe: Recipe
-    ratio: float
-
-
 class Bench:
     """The original model compiled for the baseline target, running; candidates are measured against it.
 
@@ -100,7 +86,10 @@ class Bench:
         self._folder = folder
         self.objective = objective
         self.limits = dict(limits or {})
-        self.pacemaker: Pacemaker | None = None
+        # What disturbs a machine for minutes hits an interpreter of many small calls otherwise than a compiled program
+        # on all cores: minutes apart, one program was 7 and 10 times as fast as the original. Against this trial's,
+        # which is of their kind, candidates are measured alike at any time; the original only sets the scale.
+        self.pacemaker: Trial | None = None
         self._compiled: dict[tuple[Any, ...], Path] = {}
         self._counter = EnergyCounter() if objective == "energy" else None
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
@@ -140,7 +129,7 @@ class Bench:
 
     def original(self) -> Trial:
         """The original as trial 0."""
-        latency = self._compare({"original": self.baseline}, "original", _QUICK_TURNS)
+        latency = self.compare({"original": self.baseline}, "original", _QUICK_TURNS)
         return Trial(
             0,
             self.recipe,
@@ -285,15 +274,16 @@ class Bench:
                 with suppress(ProgramFailed):
                     paced[_PACEMAKER] = stack.enter_context(self.worker(pacemaker.number, pacemaker.recipe))
             if pacemaker is None or not paced:
-                return self._compare(original | dict(workers), "original", turns), False
+                return self.compare(original | dict(workers), "original", turns), False
             # The original takes long, and is only asked whether a minute is too disturbed to choose between ways.
             others = original if len(workers) > 1 else {}
             # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            found = self._compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
+            found = self.compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
         disturbed = "original" in found and pacemaker.ratio * found["original"].ratio > _DISTURBED
         return {name: found[name].scaled(pacemaker.ratio) for name in workers}, disturbed
 
-    def _compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
+    def compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
+        """Latency of programs in turns, on real inputs at the batch size of latency."""
         return compare(workers, baseline, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
 
     def folder(self, number: int) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hasten.errors import HastenError, Unsupported
 from hasten.measure.certificate import Certificate, certify
-from hasten.measure.latency import Latency, Throughput, best_throughput, compare
+from hasten.measure.latency import Latency, Throughput, best_throughput
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.search.bench import Bench
 from hasten.search.finalists import error_shares
@@ -116,7 +116,7 @@ def _round(
             workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
     timed = {"original": bench.baseline} | ({} if bench.limits else workers)
     try:
-        latencies = compare(timed, "original", inputs, batch=sizes.latency, turns=_FINAL_TURNS)
+        latencies = bench.compare(timed, "original", _FINAL_TURNS)
         throughputs = best_throughput(
             timed,
             "original",

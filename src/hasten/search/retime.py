@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hasten.measure.latency import Latency, compare
-from hasten.search.bench import Pacemaker
+from hasten.measure.latency import Latency
 from hasten.search.journal import Journal
 from hasten.search.session import Session
 from hasten.search.trial import Trial, contenders
@@ -32,8 +31,7 @@ def retime(session: Session) -> None:
         session.listener.trying(f"timing the fastest {len(rivals)} again, in turns")
         session.once(_EVENT, "", lambda: {"latency": {n: x.to_json() for n, x in _together(session, rivals).items()}})
         session.trials[:] = with_new_times(session.trials, session.journal)
-    if (best := session.best) is not None:
-        session.bench.pacemaker = Pacemaker(best.number, best.recipe, best.ratio)
+    session.bench.pacemaker = session.best
 
 
 def with_new_times(trials: Sequence[Trial], journal: Journal) -> list[Trial]:
@@ -60,5 +58,5 @@ def _together(session: Session, rivals: Sequence[Trial]) -> dict[str, Latency]:
     with contextlib.ExitStack() as stack:
         workers = {str(t.number): stack.enter_context(bench.worker(t.number, t.recipe)) for t in rivals}
         timed = {"original": bench.baseline} | workers
-        found = compare(timed, "original", bench.holdout.inputs, batch=bench.sizes.latency, turns=_TURNS)
+        found = bench.compare(timed, "original", _TURNS)
     return {name: found[name] for name in workers}
