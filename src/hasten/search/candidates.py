@@ -31,7 +31,7 @@ _DEPTHS = (0.75, 0.5)
 _SIDES = (0.86, 0.72, 0.58)
 _FEWEST_BLOCKS = 4
 # Where there is little time: shares of every layer, in the order they are tried; samples to refit what is left on.
-_CUTS = (0.5, 0.25)
+_CUTS = (0.5, 0.375, 0.25)
 _QUICKLY_REFITTED = 128
 # Damage of what could not be measured: as large as it is ever taken to be.
 _UNKNOWN = 2.0
