@@ -2,7 +2,7 @@
 
 REQUIREMENTS = (
     "nvidia-modelopt[onnx]==0.47.0", "requests==2.32.5", "tqdm==4.70.1", "onnxscript==0.7.2",
-    "huggingface_hub==0.36.2",
+    "huggingface_hub==0.36.2", "torchprofile==0.1.0",
 )  # fmt: skip
 TITLE = "NVIDIA Model Optimizer"
 

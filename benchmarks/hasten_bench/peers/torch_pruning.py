@@ -25,19 +25,27 @@ def prune_30_static_int8(job):
 
 
 def _pruned(job, ratio):
-    import torch
     import torch_pruning as tp
 
     model = job.network().requires_grad_(True)
-    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
     pruner = tp.pruner.BasePruner(
         model, job.example(), importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio,
-        ignored_layers=[last], round_to=8,
+        ignored_layers=_kept_whole(model), round_to=8,
     )  # fmt: skip
     pruner.step()
     if job.about["trained"]:
         _fine_tune(job, model)
     return model.eval()
+
+
+def _kept_whole(model):
+    """The last layer; with shortcuts that pad channels, which torch-pruning does not follow, the whole stream."""
+    import torch
+
+    kept = [[m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]]
+    if any(getattr(m, "grows", False) for m in model.modules()):
+        kept += [m for name, m in model.named_modules() if name == "conv1" or name.endswith(".conv2")]
+    return kept
 
 
 def _fine_tune(job, model):

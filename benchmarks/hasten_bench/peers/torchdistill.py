@@ -53,16 +53,24 @@ def distill_30(job):
 
 
 def _pruned(job):
-    import torch
     import torch_pruning as tp
 
     model = job.network().requires_grad_(True)
-    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
     tp.pruner.BasePruner(
         model, job.example(), importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.3,
-        ignored_layers=[last], round_to=8,
+        ignored_layers=_kept_whole(model), round_to=8,
     ).step()  # fmt: skip
     return model
+
+
+def _kept_whole(model):
+    """The last layer; with shortcuts that pad channels, which torch-pruning does not follow, the whole stream."""
+    import torch
+
+    kept = [[m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]]
+    if any(getattr(m, "grows", False) for m in model.modules()):
+        kept += [m for name, m in model.named_modules() if name == "conv1" or name.endswith(".conv2")]
+    return kept
 
 
 VARIANTS = {"distill_30": distill_30}
