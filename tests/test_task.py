@@ -100,3 +100,11 @@ def test_a_label_that_no_output_can_be_is_refused() -> None:
 
 def test_cosine_similarity_is_1_for_scaled_vectors() -> None:
     torch.testing.assert_close(cosine_similarity(X, 3 * X), torch.ones(4))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 3), (1,)])
+def test_labels_of_another_shape_are_refused_not_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInput, match=r"must have the shape \(3,\), one for each row"):
+        default_score(torch.zeros(3, 2), torch.zeros(shape, dtype=torch.int64))
+    with pytest.raises(InvalidInput, match="but got -1"):
+        default_score(torch.zeros(3, 2), torch.tensor([0, -1, 1]))

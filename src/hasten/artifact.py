@@ -231,7 +231,12 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     manifest = program.manifest
     inputs = read_arrays(folder, "check_input", len(manifest["inputs"]))
     stored = read_arrays(folder, "check_output", len(manifest["outputs"]))
-    found = program(*inputs)
+    try:
+        found = program(*inputs)
+    except HastenError:
+        raise
+    except Exception as error:  # a runtime's own
+        raise InvalidInput(f"{folder} must answer its stored inputs, but its runtime failed: {error}") from error
     if [y.shape for y in found] != [y.shape for y in stored]:
         raise InvalidInput(
             f"{folder} must answer with shapes {[y.shape for y in stored]}, but gave {[y.shape for y in found]}."

@@ -57,16 +57,21 @@ class Child(subprocess.Popen[bytes]):
         self.wait()
 
     def end(self, patience_s: float) -> None:
-        """Close the pipes, which a well-behaved child takes as its end, and kill it after `patience_s`."""
-        for stream in (self.stdin, self.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        """Close its input, which a well-behaved child takes as its end, and kill it after `patience_s`."""
+        _close(self.stdin)
         try:
             self.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             self.kill_all()
+        # Not sooner: a thread that waits for its answer holds the stream until there is one, or no child.
+        _close(self.stdout)
         self._cut()
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 def follow_parent() -> None:

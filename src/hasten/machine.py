@@ -10,8 +10,19 @@ _VERSIONED = ("hasten", "torch", "torchao", "onnx", "onnxruntime", "openvino", "
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; fewer than the machine has under cgroups, taskset or a pinned measurement."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Cores this process may use at a time: those it may run on, and no more than its container's share of time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return int(min(cores, max(1, _quota())))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that a container's cgroup grants (`docker --cpus`); infinite where there is no limit."""
+    files = (root / "cpu.max",), (root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us")
+    for group in files:  # of cgroup v2, of v1
+        if all(file.is_file() for file in group):
+            quota, period = " ".join(file.read_text() for file in group).split()
+            return float("inf") if quota in ("max", "-1") else int(quota) / int(period)
+    return float("inf")
 
 
 @functools.cache

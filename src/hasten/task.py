@@ -258,15 +258,20 @@ def default_score(output: Any, target: Any) -> Tensor:
     Target: [N] labels, or the original's [N, C] output when there are no labels: then it is the agreement with it.
 
     Raises:
-        InvalidInput: A label that no output can be.
+        InvalidInput: A label that no output can be, or labels of another shape.
     """
     logits, reference = _first(output), _first(target)
-    if reference.ndim == logits.ndim and reference.is_floating_point():
+    if reference.shape == logits.shape and reference.is_floating_point():
         reference = reference.argmax(-1)
-    elif reference.numel() and int(reference.max()) >= logits.shape[-1]:
+    elif reference.shape != logits.shape[:-1]:
+        raise InvalidInput(
+            f"Labels must have the shape {tuple(logits.shape[:-1])}, one for each row of the model's output, but got "
+            f"{tuple(reference.shape)}. Reshape them, or pass `score=` to the task."
+        )
+    elif wrong := reference[(reference < 0) | (reference >= logits.shape[-1])].tolist():
         raise InvalidInput(
             f"Labels must be numbers from 0 to {logits.shape[-1] - 1}, one for each output of the model, but got "
-            f"{int(reference.max())}. Count classes from 0, or pass `score=` to the task."
+            f"{wrong[0]}. Count classes from 0, or pass `score=` to the task."
         )
     agree = (logits.argmax(-1) == reference).to(torch.float32)
     return agree.flatten(1).mean(1) if agree.ndim > 1 else agree

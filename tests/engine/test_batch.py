@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import hasten
 from hasten.cli import app
-from hasten.engine.batch import run_batch
+from hasten.engine.batch import held, run_batch
 from hasten.engine.images import ImageReader, _jpeg_size
 from hasten.errors import InvalidInput
 
@@ -59,7 +59,7 @@ def test_a_job_that_fails_leaves_whole_parts_only(artifact: Path, tmp_path: Path
             archive.addfile(info, io.BytesIO(buffer.getvalue()))
     with pytest.raises(InvalidInput, match="must have shape"):
         run_batch(artifact, tmp_path / "a.tar", tmp_path / "out", **ENGINE)
-    assert [x.name for x in (tmp_path / "out").iterdir()] == ["job.json"]
+    assert {x.name for x in (tmp_path / "out").iterdir()} == {".lock", "job.json"}
 
 
 def test_parquet_in_and_out(artifact: Path, tmp_path: Path) -> None:
@@ -203,3 +203,35 @@ def test_without_ray_it_says_what_to_install(
     assert not (tmp_path / "out").exists()
     with pytest.raises(InvalidInput, match="Serving on Ray needs"):
         deploy([], ServeOptions())
+
+
+def test_other_data_is_not_taken_for_what_is_done(artifact: Path, tmp_path: Path) -> None:
+    """Tomorrow's file may have the name and the number of rows of today's."""
+    today, tomorrow, out = tmp_path / "today", tmp_path / "tomorrow", tmp_path / "out"
+    for seed, folder in enumerate((today, tomorrow)):
+        folder.mkdir()
+        np.save(folder / "rows.npy", np.random.default_rng(seed).normal(size=(20, 4)).astype(np.float32))
+    run_batch(artifact, today / "rows.npy", out, **ENGINE)
+    with pytest.raises(InvalidInput, match="left by the same job"):
+        run_batch(artifact, tomorrow / "rows.npy", out, **ENGINE)
+    (today / "rows.npy").write_bytes((tomorrow / "rows.npy").read_bytes())
+    with pytest.raises(InvalidInput, match="left by the same job"):
+        run_batch(artifact, today / "rows.npy", out, **ENGINE)
+
+
+def test_another_column_is_another_job(artifact: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {
+        name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.full((6, 4), i, np.float32)) for i, name in enumerate("ab")
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    run_batch(artifact, tmp_path / "rows.parquet", tmp_path / "out", column="a", **ENGINE)
+    with pytest.raises(InvalidInput, match="left by the same job"):
+        run_batch(artifact, tmp_path / "rows.parquet", tmp_path / "out", column="b", **ENGINE)
+
+
+def test_two_jobs_do_not_write_to_one_folder(artifact: Path, rows: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "out"), pytest.raises(InvalidInput, match="no other job writes to"):
+        run_batch(artifact, rows, tmp_path / "out", **ENGINE)
+    assert run_batch(artifact, rows, tmp_path / "out", **ENGINE).rows == 1000

@@ -1,5 +1,7 @@
 """The live engine: threads and processes, each answer checked against its own request."""
 
+import dataclasses
+import errno
 import gc
 import os
 import signal
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 import hasten
 from hasten.engine.engine import Engine
-from hasten.engine.process import ProcessDied, ProcessProgram
+from hasten.engine.process import ProcessDied, ProcessProgram, SharedMemory
 from hasten.engine.runner import Runner, open_artifact
 from hasten.engine.work import DeviceFailed, Limits
 from hasten.errors import HastenError, InvalidInput
@@ -311,3 +313,42 @@ def test_what_is_answered_or_cancelled_is_not_left_to_the_garbage_collector() ->
         assert not any(x() is not None for x in kept)
     finally:
         gc.enable()
+
+
+def test_devices_that_answer_differently_are_refused() -> None:
+    one, other = (
+        Runner(name, (double,), outputs=({"dtype": dtype, "shape": [None, 2]},))
+        for name, dtype in (("one", "float32"), ("other", "int64"))
+    )
+    with pytest.raises(InvalidInput, match=r"same outputs, but one has .*float32.* and other has .*int64"):
+        Engine(one, other, profile_s=0)
+
+
+def test_what_was_opened_is_closed_when_an_engine_cannot_be_made(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Runner] = []
+    closed: list[str] = []
+
+    def open_one(path: object, **options: Any) -> Runner:
+        found = open_artifact(artifact, **options)
+        opened.append(dataclasses.replace(found, close=lambda: closed.append(found.name)))
+        return opened[-1]
+
+    monkeypatch.setattr("hasten.engine.engine.open_artifact", open_one)
+    with pytest.raises(InvalidInput, match="must have the same inputs"):
+        Engine(artifact, Runner("other", (double,), inputs=({"name": "x", "dtype": "int64", "shape": [None, 9]},)))
+    assert closed == [opened[0].name]
+
+
+def test_memory_that_is_not_there_is_an_error_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    memory = SharedMemory()
+    try:
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(HastenError, match=r"must have room for .* bytes, but: No space left"):
+            memory.write([np.zeros(1 << 20)])
+    finally:
+        memory.path.unlink()

@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
+
+from hasten.children import Child
 
 CHILD = """
 import ctypes, os, subprocess, sys
@@ -72,3 +75,16 @@ def test_a_child_that_behaves_is_not_killed() -> None:
     )
     child.end(patience_s=60)
     assert child.returncode == 0
+
+
+def test_a_child_is_ended_while_a_thread_waits_for_its_answer() -> None:
+    child = Child([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert child.stdout is not None
+    reader = threading.Thread(target=child.stdout.readline)
+    reader.start()
+    ending = threading.Thread(target=child.end, args=(0.2,), daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+    reader.join(20)
+    assert child.returncode == -signal.SIGKILL

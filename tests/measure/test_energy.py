@@ -1,12 +1,14 @@
 """The energy counter, on a folder laid out like the kernel's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hasten
 from hasten.errors import InvalidInput
-from hasten.measure.energy import EnergyCounter
+from hasten.measure.energy import EnergyCounter, compare_energy
+from hasten.measure.worker import WARM_CALLS
 from hasten.task import Budget
 
 
@@ -33,3 +35,36 @@ def test_a_machine_without_counters_is_refused_before_the_search(digits_task: ha
     if not list(Path("/sys/class/powercap").glob("*rapl:*")):
         with pytest.raises(InvalidInput, match="Choose latency, throughput or size"):
             hasten.run(digits_task, Budget(max_drop=0.02, objective="energy"), targets="null", out=tmp_path / "r")
+
+
+def test_what_counts_the_packages_once_more_is_left_out(tmp_path: Path) -> None:
+    for name, label in (("intel-rapl:0", "package-0"), ("intel-rapl:1", "psys")):
+        _zone(tmp_path, name, 0)
+        (tmp_path / name / "name").write_text(f"{label}\n")
+    counter = EnergyCounter(tmp_path)
+    for name in ("intel-rapl:0", "intel-rapl:1"):
+        _zone(tmp_path, name, 500_000)
+    assert counter.joules() == pytest.approx(0.5)
+
+
+def test_calls_that_are_not_timed_use_energy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joule per call, warm-up included: both programs use the same per call, however many they make."""
+
+    class Counting:
+        def __init__(self, calls: int) -> None:
+            self.calls = calls
+
+        def time_calls(self, inputs: object, batch: int, seconds: float) -> list[float]:
+            counted.append(self.calls + WARM_CALLS)
+            return [0.0] * self.calls
+
+    class Joules:
+        def joules(self) -> float:
+            used, counted[:] = float(sum(counted)), []
+            return used
+
+    counted: list[int] = []
+    monkeypatch.setattr("hasten.measure.energy._SETTLE_SECONDS", 0.0)
+    workers: dict[str, Any] = {"original": Counting(5), "candidate": Counting(500)}
+    counter: Any = Joules()
+    assert compare_energy(counter, workers, "original", [], 1, 2)["candidate"] == pytest.approx(1.0)

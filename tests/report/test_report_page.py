@@ -256,3 +256,14 @@ def test_a_run_that_was_judged_shows_no_speed(folder: Path) -> None:
     assert "x faster" not in shown
     assert 'id="timeline"' not in shown
     assert shown.count('data-trial="') == len(result["trials"])
+
+
+def test_what_did_not_win_is_not_shown_as_the_winner(tmp_path: Path) -> None:
+    """Its accuracy is certified, but it was not faster; and of few samples a bound may be infinite."""
+    write_run(tmp_path / "run", 5)
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text()) | {"best": None, "best_number": None}
+    result["finals"][0]["certificate"]["upper_bound"] = float("inf")
+    path.write_text(json.dumps(result))
+    assert run_data(tmp_path / "run")["best_number"] is None
+    assert "Infinity" not in write_report(tmp_path / "run").read_text(encoding="utf-8").rpartition("<script>")[2]

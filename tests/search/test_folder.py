@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import hasten
 from hasten.errors import InvalidInput
-from hasten.search.folder import check_same, opened
+from hasten.measure.holdout import store_holdout
+from hasten.search.folder import check_same, identity, opened
 
 BEGUN: dict[str, Any] = {
     "task": {"model": "m", "holdout": "h"},
@@ -72,3 +75,20 @@ def test_a_changed_start_is_refused_by_name(path: tuple[str, ...], value: object
     inner[path[-1]] = value
     with pytest.raises(InvalidInput, match=message):
         check_same(BEGUN, now)
+
+
+def test_a_loader_that_shuffles_is_the_same_loader_when_a_run_is_resumed(
+    digits_task: hasten.Task, tmp_path: Path
+) -> None:
+    graph = hasten.capture(digits_task.model, digits_task.example)
+    holdout = store_holdout(digits_task, tmp_path / "data", 0)
+    data = torch.utils.data.TensorDataset(torch.arange(1000))
+
+    def found(seed: int = 0) -> dict[str, str]:
+        return identity(graph, holdout, {"train": torch.utils.data.DataLoader(data, 10, shuffle=True)}, seed)
+
+    first, state = found(), torch.get_rng_state()
+    torch.rand(7)
+    assert found() == first
+    assert found(1) != first
+    torch.set_rng_state(state)

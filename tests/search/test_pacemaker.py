@@ -76,3 +76,44 @@ def test_the_best_becomes_the_pacemaker() -> None:
     retime(session)
     found: Any = bench.pacemaker
     assert (found.number, found.recipe, found.ratio) == (1, RECIPE, 7.0)
+
+
+class Ends:
+    """A program whose process ends in the middle of a timing, once."""
+
+    failure = ""
+
+    def end(self) -> None:
+        self.failure = "ended"
+        raise ProgramFailed(self.failure)
+
+
+def bench_with(monkeypatch: pytest.MonkeyPatch, baseline: Any, worker: Any) -> Any:
+    def compare(timed: Mapping[str, Any], baseline: str, inputs: Any, **_: int) -> dict[str, Latency]:
+        for program in timed.values():
+            if isinstance(program, Ends):
+                program.end()
+        return {name: latency(1.0 if name == baseline else 5.0) for name in timed}
+
+    monkeypatch.setattr(bench_module, "compare", compare)
+    bench: Any = Bench.__new__(Bench)
+    bench.holdout, bench.sizes = SimpleNamespace(inputs=[]), Sizes(None, 1, 4, 64)
+    bench.baseline, bench.pacemaker = baseline, Trial(5, RECIPE, latency=latency(10.0))
+    bench.worker = lambda number, recipe: contextlib.nullcontext(worker)
+    return bench
+
+
+def test_a_pacemaker_that_ends_in_a_timing_is_not_the_candidates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_with(monkeypatch, SimpleNamespace(failure=""), Ends())
+    found, _ = bench._beside_the_original({"candidate": SimpleNamespace(failure="")}, 5)
+    assert found["candidate"].ratio == 5.0
+
+
+def test_an_original_that_ends_in_a_timing_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_with(monkeypatch, Ends(), None)
+    alive = SimpleNamespace(failure="")
+    monkeypatch.setattr(bench, "revive", lambda: setattr(bench, "baseline", alive))
+    found = bench.compare({"original": bench.baseline, "candidate": alive}, "original", 5)
+    assert found["candidate"].ratio == 5.0
+    with pytest.raises(ProgramFailed):
+        bench.compare({"original": bench.baseline, "candidate": Ends()}, "original", 5)

@@ -4,6 +4,7 @@ A dry run is the real technique and the real compiler without what only accuracy
 nothing is rounded against data, nothing is trained. Its speed is that of the finished thing, its answers are not.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ class Version:
 
     Attributes:
         name: What it is called in the diagnosis.
-        kind: "now", "runtime", "bf16", "int8", "threads", "prune" or "islands": what was changed.
+        kind: "now", "runtime", "bf16", "int8", "threads" or "prune": what was changed.
         recipe: How the finished thing is made; a dry run leaves out what does not change its speed.
         precision: What its layers are meant to compute in.
         folder: The compiled files.
@@ -62,7 +63,7 @@ class Maker:
 
     def __init__(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
         self._graph, self._task, self._folder = graph, task, folder
-        self._made: dict[Any, Path] = {}
+        self._made: dict[Any, Version] = {}
 
     def as_it_is(self) -> list[Version]:
         """The original: eager, then every runtime that can be profiled, in every precision it has."""
@@ -106,21 +107,22 @@ class Maker:
         # Both precisions of a runtime read the same files.
         key = (recipe.steps, name_of(recipe.target))
         folder = self._folder / f"{len(self._made):02d}"
-        version = Version(name, kind, recipe, precision, self._made.get(key, folder))
         if key in self._made:
-            return version
+            made = self._made[key]
+            return Version(name, kind, recipe, precision, made.folder, failure=made.failure)
+        self._made[key] = self._compiled(Version(name, kind, recipe, precision, folder))
+        return self._made[key]
+
+    def _compiled(self, version: Version) -> Version:
+        recipe, folder = version.recipe, version.folder
         try:
             folder.mkdir()
             graph = self._graph
             for step in recipe.steps:
                 graph = _dry(step).apply(graph, self._task)
             self._compile(graph, recipe, folder)
-        except HastenError as error:
-            return replace(version, failure=str(error))
-        except Exception as error:  # a compiler's own: the other versions must outlive it
-            return replace(version, failure=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
-        finally:
-            self._made[key] = folder
+        except Exception as error:  # also a compiler's own: the other versions must outlive it
+            return replace(version, failure=_why(error))
         return version
 
     def _compile(self, graph: "GraphModule", recipe: Recipe, folder: Path) -> None:
@@ -128,10 +130,11 @@ class Maker:
         if convert is None:
             recipe.target.compile(graph, self._task, folder)
             return
-        # What its `compile` would do, keeping the ONNX file: layers are read from it, and so may another target.
+        # Nearly what its `compile` does, keeping the ONNX file: layers are read from it, and so may another target.
         from hasten.graph.onnx import write_onnx
 
-        source = self._made.get((recipe.steps, "onnxruntime"), folder) / "model.onnx"
+        beside = self._made.get((recipe.steps, "onnxruntime"))
+        source = (beside.folder if beside else folder) / "model.onnx"
         if not source.is_file():
             write_onnx(graph, self._task.example, source)
         convert(source, folder)
@@ -148,22 +151,34 @@ def of_artifact(target: Target, folder: Path, precision: str, scratch: Path) -> 
             if same and options_of(candidate) == options_of(target):
                 continue
             place = folder if same else scratch / name_of(candidate)
-            if not same and not (place.exists() or _converted(candidate, folder, place)):
+            failure = "" if same or place.exists() else _convert(candidate, folder, place)
+            if failure is None:
                 continue
             # Quantized layers stay integer; the hint only moves the others.
             meant = "int8" if precision == "int8" else lowered
             kind = "bf16" if lowered == "bf16" else "runtime"
-            found.append(Version(f"{name_of(candidate)} {lowered}", kind, Recipe((), candidate), meant, place))
+            found.append(Version(f"{name_of(candidate)} {lowered}", kind, Recipe((), candidate), meant, place, failure))
     return found
 
 
-def _converted(target: Target, source: Path, place: Path) -> bool:
+def _convert(target: Target, source: Path, place: Path) -> str | None:
+    """Why an artifact's file cannot be read by `target`; empty if it could, None if there is no way to try."""
     convert: Callable[..., None] | None = getattr(target, "convert", None)
     if convert is None or not (source / "model.onnx").is_file():
-        return False
+        return None
     place.mkdir()
-    convert(source / "model.onnx", place)
-    return True
+    try:
+        convert(source / "model.onnx", place)
+    except Exception as error:  # a converter's own, of an operator that it does not know
+        shutil.rmtree(place)
+        return _why(error)
+    return ""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, HastenError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def single_threaded(version: Version) -> Version:

@@ -1,6 +1,7 @@
 """Batch inference over a large input: streaming, in constant memory, resumable by shards, written atomically."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -17,11 +18,11 @@ from hasten.artifact import Artifact
 from hasten.engine.engine import Engine
 from hasten.engine.images import ImageReader
 from hasten.engine.pipeline import Pipeline, Stage
-from hasten.engine.sources import Chunk, Shard, open_source
+from hasten.engine.sources import Chunk, Shard, files_of, open_source
 from hasten.errors import InvalidInput
 from hasten.machine import usable_cores
 
-_JOB = "job.json"
+_JOB, _LOCK = "job.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,15 @@ def run_batch(
         InvalidInput: The input or an option breaks a rule, or `output` holds something else.
     """
     job = Job(artifact, source, output, shard_rows, column, size, mean, std, crop, decoder, decode_threads, parquet)
-    todo = job.begin()
-    start = time.perf_counter()
-    with ShardRunner(job, **engine) as runner:
-        total, rows = _total([runner.shards[index] for index in todo]), 0
-        for _, count in runner.run(todo):
-            rows += count
-            progress(rows, total)
-        use = runner.use()
+    with held(output):
+        todo = job.begin()
+        start = time.perf_counter()
+        with ShardRunner(job, **engine) as runner:
+            total, rows = _total([runner.shards[index] for index in todo]), 0
+            for _, count in runner.run(todo):
+                rows += count
+                progress(rows, total)
+            use = runner.use()
     seconds = time.perf_counter() - start
     skipped = len(runner.shards) - len(todo)
     return BatchReport(rows, len(todo), skipped, seconds, use, max(use, key=lambda name: use[name]))
@@ -127,10 +129,24 @@ class Job:
         return self.output / f"part-{index:05}.{'parquet' if self.parquet else 'npz'}"
 
     def begin(self) -> list[int]:
-        """Claim the output folder; returns the numbers of the shards that are still to do."""
+        """Make the output folder or take it up again; returns the numbers of the shards that are still to do."""
+        _claim(self.output, self._described())
+        return [index for index in range(len(self.shards())) if not self.part(index).exists()]
+
+    def _described(self) -> dict[str, Any]:
+        """What decides the output, as JSON gives it back."""
         shards = self.shards()
-        _claim(self.output, _describe(self.artifact, shards, self.parquet, {"size": self.size, **self.reading}))
-        return [index for index in range(len(shards)) if not self.part(index).exists()]
+        job = {
+            "artifact_sha256": hashlib.sha256((self.artifact / "manifest.json").read_bytes()).hexdigest(),
+            "files": files_of(self.source),
+            "shards": [shard.name for shard in shards],
+            "rows": [shard.rows for shard in shards],
+            "column": self.column,
+            "decode": {"size": self.size, **self.reading},
+            "parquet": self.parquet,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(job))
+        return plain
 
 
 class ShardRunner:
@@ -182,19 +198,6 @@ def _only_input(artifact: Path) -> dict[str, Any]:
         raise InvalidInput(f"A batch job must have a model of 1 input, but {artifact} has {len(inputs)}.")
     spec: dict[str, Any] = inputs[0]
     return spec
-
-
-def _describe(artifact: Path, shards: Sequence[Shard], parquet: bool, decode: dict[str, Any]) -> dict[str, Any]:
-    """What decides the output, as JSON gives it back."""
-    job = {
-        "artifact_sha256": hashlib.sha256((artifact / "manifest.json").read_bytes()).hexdigest(),
-        "shards": [shard.name for shard in shards],
-        "rows": [shard.rows for shard in shards],
-        "decode": decode,
-        "parquet": parquet,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(job))
-    return plain
 
 
 class _Decode:
@@ -250,9 +253,27 @@ def _answers(engine: Engine, pipeline: Pipeline, todo: Sequence[Shard]) -> Itera
         keys, outputs, current = [], [], current + 1
 
 
-def _claim(output: Path, job: dict[str, Any]) -> None:
-    """Make the output folder, or check that it was left by the same job."""
+@contextlib.contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Keep other jobs out of an output folder until the block ends.
+
+    Raises:
+        InvalidInput: Another job is writing to it.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    with (output / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidInput(
+                f"OUTPUT must be a folder that no other job writes to, but one is writing to {output}. Wait for it, or "
+                "name another."
+            ) from None
+        yield
+
+
+def _claim(output: Path, job: dict[str, Any]) -> None:
+    """Begin in an empty folder, or check that what is there was left by the same job."""
     path = output / _JOB
     if path.exists():
         if json.loads(path.read_text()) != job:
@@ -262,7 +283,7 @@ def _claim(output: Path, job: dict[str, Any]) -> None:
             )
         for left in output.glob("*.unfinished"):
             left.unlink()
-    elif any(output.iterdir()):
+    elif any(x.name != _LOCK for x in output.iterdir()):
         raise InvalidInput(f"OUTPUT must be new or empty, but {output} holds files. Name another.")
     else:
         with _appearing(path) as file:

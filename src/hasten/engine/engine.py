@@ -1,5 +1,6 @@
 """The live engine: lanes of one or several devices as threads around the `Dispatcher`."""
 
+import contextlib
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from hasten.engine.dispatch import Dispatcher
 from hasten.engine.process import ProcessDied
 from hasten.engine.profile import Profile, profile
 from hasten.engine.request import Answer, Request, checked_inputs, gather
-from hasten.engine.runner import Runner, open_artifact
+from hasten.engine.runner import Runner, check_alike, open_artifact
 from hasten.engine.service import ServiceModel
 from hasten.engine.work import Batch, Device, Lane, Limits, Mode, Work
 from hasten.errors import HastenError, InvalidInput
@@ -74,17 +75,22 @@ class Engine:
             raise InvalidInput("An engine must have at least one device, but got none. Give it artifacts.")
         if largest is not None and largest < 1:
             raise InvalidInput(f"`largest` must be at least 1, but got {largest}.")
-        self.runners = [
-            x
-            if isinstance(x, Runner)
-            else open_artifact(x, replicas=replicas, threads=threads, processes=processes, pinned=pinned)
-            for x in devices
-        ]
-        _check_alike(self.runners)
+        if bound_ms is not None and not bound_ms > 0:
+            raise InvalidInput(f"`bound_ms` must be above 0, but got {bound_ms:g}.")
+        self.runners: list[Runner] = []
+        shape: dict[str, Any] = {"replicas": replicas, "threads": threads, "processes": processes, "pinned": pinned}
+        with contextlib.ExitStack() as opened:
+            for device in devices:
+                if not isinstance(device, Runner):
+                    device = open_artifact(device, **shape)
+                    opened.callback(device.close)
+                self.runners.append(device)
+            check_alike(self.runners)
+            self.profiles = _profiles(self.runners, largest, profile_s)
+            opened.pop_all()
         # Any number of rows, even where a device takes one batch size only.
         self.inputs = tuple({**x, "shape": [None, *x["shape"][1:]]} for x in self.runners[0].inputs)
         self.outputs = self.runners[0].outputs
-        self.profiles = _profiles(self.runners, largest, profile_s)
         self._dispatcher = Dispatcher(
             [
                 (_device(runner, found, largest), len(runner.lanes))
@@ -373,16 +379,6 @@ class Engine:
             "utilisation": device.busy_s / (len(lanes) * elapsed) if elapsed > 0 else 0.0,
             "service_ms": {"base": device.model.base_s * 1e3, "row": device.model.row_s * 1e3},
         }
-
-
-def _check_alike(runners: Sequence[Runner]) -> None:
-    specs = [[(x["dtype"], x["shape"][1:]) for x in runner.inputs] for runner in runners]
-    for runner, spec in zip(runners, specs, strict=True):
-        if spec != specs[0]:
-            raise InvalidInput(
-                f"The devices of an engine must take the same inputs, but {runners[0].name} takes {specs[0]} and "
-                f"{runner.name} takes {spec}."
-            )
 
 
 def _profiles(runners: Sequence[Runner], largest: int | None, seconds: float) -> list[Profile]:

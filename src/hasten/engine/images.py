@@ -47,6 +47,8 @@ class ImageReader:
             raise InvalidInput(f"Reading images with {self.decoder} needs: pip install {package}")
         if self.channels not in (1, 3):
             raise InvalidInput(f"`channels` of an image must be 1 or 3, but got {self.channels}.")
+        if not (self.dtype == "uint8" or self.dtype.startswith("float")):
+            raise InvalidInput(f"An input that images are read for must be uint8 or floats, but is {self.dtype}.")
         if not 0 < self.crop <= 1:
             raise InvalidInput(f"`crop` must be in (0, 1], but got {self.crop}.")
         for name, values in (("mean", self.mean), ("std", self.std)):

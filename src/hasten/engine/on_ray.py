@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.engine.batch import BatchReport, Job, ShardRunner
+from hasten.engine.batch import BatchReport, Job, ShardRunner, held
 from hasten.errors import HastenError, InvalidInput
 
 _IN_FLIGHT = 2
@@ -55,8 +55,13 @@ def run_batch_on_ray(
     if actors < 0:
         raise InvalidInput(f"`actors` must be at least 0 (0: one per core), but got {actors}.")
     job = Job(artifact.resolve(), source.resolve(), output.resolve(), decode_threads=1, **options)
-    todo = job.begin()
-    shards = job.shards()
+    with held(job.output):
+        return _run(ray, job, address, actors, progress)
+
+
+def _run(ray: Any, job: Job, address: str, actors: int, progress: Callable[[int, int | None], None]) -> BatchReport:
+    """Rounds over what is left, until every part is there or no worker finishes one."""
+    todo, shards = job.begin(), job.shards()
     sizes = [shards[index].rows for index in todo]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     start, rows = time.perf_counter(), 0

@@ -31,6 +31,25 @@ class ProcessDied(HastenError):
     """The process of a program ended."""
 
 
+def _reserve(path: Path, size: int) -> None:
+    """Make a file `size` bytes large, of memory that is there: what is only promised ends a process when it is touched.
+
+    Raises:
+        HastenError: There is not as much.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        os.truncate(path, size)
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise HastenError(
+                f"{path.parent} must have room for {size} bytes, but: {error.strerror}. Give it more (in a container "
+                "by --shm-size), or serve smaller batches."
+            ) from error
+
+
 class SharedMemory:
     """A growing file in memory (where the system has /dev/shm) that two processes map."""
 
@@ -40,7 +59,7 @@ class SharedMemory:
             handle, name = tempfile.mkstemp(prefix="hasten-", dir=folder)
             os.close(handle)
             path = Path(name)
-            os.truncate(path, _FIRST_BYTES)
+            _reserve(path, _FIRST_BYTES)
         self.path = path
         self._map()
 
@@ -51,7 +70,7 @@ class SharedMemory:
     def at_least(self, size: int) -> None:
         """Make the file and the mapping at least `size` bytes large."""
         if size > self.path.stat().st_size:
-            os.truncate(self.path, 2 * size)
+            _reserve(self.path, 2 * size)
         if size > len(self._memory):
             self._map()  # the old mapping lives on under the arrays that still use it
 

@@ -119,8 +119,28 @@ def open_artifact(
         kill=lanes.kill if isinstance(lanes, _Processes) else None,
         cores=pins if threads == 1 and not processes else (),
     )
-    runner.warm_up()
+    try:
+        runner.warm_up()
+    except BaseException:
+        runner.close()
+        raise
     return runner
+
+
+def check_alike(runners: Sequence[Runner]) -> None:
+    """Refuse devices that take or give other arrays than the first; one that does not say is taken as it is.
+
+    Raises:
+        InvalidInput: Names two that differ.
+    """
+    for kind in ("inputs", "outputs"):
+        specs = {r.name: [(x["dtype"], x["shape"][1:]) for x in getattr(r, kind)] for r in runners if getattr(r, kind)}
+        if differing := [name for name, spec in specs.items() if spec != next(iter(specs.values()))]:
+            first, other = next(iter(specs)), differing[0]
+            raise InvalidInput(
+                f"The devices of an engine must have the same {kind}, but {first} has {specs[first]} and {other} has "
+                f"{specs[other]}."
+            )
 
 
 def divide_cores(replicas: int, threads: int) -> tuple[frozenset[int], ...]:

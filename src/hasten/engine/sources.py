@@ -1,5 +1,6 @@
 """What a batch job reads: .npy, a folder of images, Parquet, WebDataset tar, as shards of named rows."""
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,13 @@ def open_source(path: Path, *, shard_rows: int = 4096, chunk_rows: int = 64, col
     raise InvalidInput(
         f"INPUT must be a .npy, .parquet or .tar file or a folder of images, .tar or .parquet files, but {path} is not."
     )
+
+
+def files_of(path: Path) -> dict[str, str]:
+    """Where the files of an input are, with what changes when one is written again: hashes by folder."""
+    files = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    about = [(str(x.relative_to(path)), (found := x.stat()).st_size, found.st_mtime_ns) for x in files]
+    return {str(path.resolve()): hashlib.sha256(repr(about).encode()).hexdigest()}
 
 
 def _npy_shards(path: Path, shard_rows: int, chunk_rows: int) -> list[Shard]:

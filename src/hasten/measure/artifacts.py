@@ -25,6 +25,8 @@ def time_artifacts(paths: Sequence[Path], *, batch: int = 1, turns: int = 15) ->
     Raises:
         InvalidInput: Not an artifact, their inputs differ, or their target runs here for its numbers alone.
     """
+    if turns < 1 or batch < 1:
+        raise InvalidInput(f"`turns` and `batch` must be at least 1, but got {turns} and {batch}.")
     opened = [open_target(path) for path in paths]
     for path, (_, target) in zip(paths, opened, strict=True):
         if target.evidence != "timed":

@@ -75,6 +75,7 @@ def certify(
     share: float = 1.0,
     target: str = "labels",
     seed: int = 0,
+    content: str = "",
 ) -> Certificate:
     """Test that the mean of `candidate` is at most `max_drop` below that of `baseline`.
 
@@ -89,6 +90,7 @@ def certify(
             Bonferroni).
         target: What the scores compare with.
         seed: Decided which samples these are, for the record.
+        content: Hash of the whole holdout's data, for the record.
     """
     level = (1 - confidence) * share
     upper, method = upper_bound(baseline, candidate, level)
@@ -104,11 +106,18 @@ def certify(
         family_confidence=confidence,
         finalists=finalists,
         method=method,
-        holdout_sha256=hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").data).hexdigest(),
+        holdout_sha256=holdout_sha256(content, indices),
         passed=upper <= max_drop,
         target=target,
         seed=seed,
     )
+
+
+def holdout_sha256(content: str, indices: np.ndarray) -> str:
+    """What says that two certificates are of the same samples: of the holdout's data and the certifying indices."""
+    digest = hashlib.sha256(content.encode())
+    digest.update(np.ascontiguousarray(indices, dtype="<i8").data)
+    return digest.hexdigest()
 
 
 def upper_bound(baseline: np.ndarray, candidate: np.ndarray, level: float) -> tuple[float, str]:

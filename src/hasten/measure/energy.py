@@ -11,7 +11,7 @@ import numpy as np
 
 from hasten.errors import InvalidInput
 from hasten.measure.arrays import ArrayFile
-from hasten.measure.worker import Worker
+from hasten.measure.worker import WARM_CALLS, Worker
 
 _POWERCAP = Path("/sys/class/powercap")
 _TURN_SECONDS = 0.5  # counters move about once per millisecond
@@ -26,7 +26,7 @@ class EnergyCounter:
     """
 
     def __init__(self, root: Path = _POWERCAP) -> None:
-        self._zones = [zone for zone in sorted(root.glob("*rapl:*")) if zone.name.count(":") == 1]
+        self._zones = [zone for zone in sorted(root.glob("*rapl:*")) if _is_package(zone)]
         if reason := self._unreadable(root):
             raise InvalidInput(
                 f"`objective` must be measurable on this machine, but energy is not: {reason}. "
@@ -55,6 +55,12 @@ class EnergyCounter:
         return [int((zone / "energy_uj").read_text()) for zone in self._zones]
 
 
+def _is_package(zone: Path) -> bool:
+    """Neither a part of a package nor `psys`, which counts the packages once more with all around them."""
+    name = zone / "name"
+    return zone.name.count(":") == 1 and (not name.is_file() or name.read_text().startswith("package"))
+
+
 def compare_energy(
     counter: EnergyCounter,
     workers: Mapping[str, Worker],
@@ -69,7 +75,7 @@ def compare_energy(
         for name in list(workers)[:: 1 if turn % 2 == 0 else -1]:
             time.sleep(_SETTLE_SECONDS)
             counter.joules()
-            calls = len(workers[name].time_calls(inputs, batch, _TURN_SECONDS))
+            calls = len(workers[name].time_calls(inputs, batch, _TURN_SECONDS)) + WARM_CALLS
             used[name].append(counter.joules() / calls)
     own = np.array(used[baseline])
     return {name: float(np.median(own / np.array(values))) for name, values in used.items()}

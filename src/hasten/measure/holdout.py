@@ -3,6 +3,8 @@
 Written as raw files so that every measuring process can map it, whatever loader it came from.
 """
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,16 @@ class Holdout:
     def __len__(self) -> int:
         return self.inputs[0].shape[0]
 
+    @functools.cached_property
+    def content_sha256(self) -> str:
+        """Of all inputs and targets, which says whether two holdouts are the same data."""
+        digest = hashlib.sha256()
+        for file in self.inputs:
+            with file.path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        add_values(digest, self.targets)
+        return digest.hexdigest()
+
     def targets_of(self, rows: np.ndarray) -> Any:
         """The targets of `rows`."""
         index = torch.from_numpy(rows)
@@ -50,6 +62,16 @@ class Holdout:
     def batches(self, rows: np.ndarray, batch: int) -> "HoldoutBatches":
         """`rows` as a re-iterable of (inputs, target) batches, as a task wants its `holdout`."""
         return HoldoutBatches(self, rows, batch)
+
+
+def add_values(digest: Any, values: Any) -> None:
+    """Add every leaf of a pytree to a hash."""
+    for leaf in pytree.tree_leaves(values):
+        if isinstance(leaf, Tensor):
+            digest.update(repr((tuple(leaf.shape), leaf.dtype)).encode())
+            digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(leaf).encode())
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,7 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
     try:
         for number, (inputs, target) in enumerate(labelled(task.holdout)):
             _check_like_example(inputs, task.example, number)
+            _check_kinds(inputs)
             arrays = [x.detach().cpu().numpy() for x in inputs]
             if not writers:
                 writers = [ArrayWriter(folder / f"input_{i}.bin", x) for i, x in enumerate(arrays)]
@@ -100,6 +123,15 @@ def store_holdout(task: Task, folder: Path, seed: int) -> Holdout:
     order = np.random.default_rng(seed).permutation(count)
     cut = max(1, round(len(order) * SEARCH_SHARE))
     return Holdout(files, _join(targets), np.sort(order[:cut]), np.sort(order[cut:]), seed)
+
+
+def _check_kinds(inputs: Inputs) -> None:
+    for index, x in enumerate(inputs):
+        if x.dtype == torch.bfloat16 or x.is_quantized or x.layout != torch.strided:
+            raise InvalidInput(
+                f"`holdout` must yield dense inputs of a dtype that NumPy has, but input {index} is {x.dtype}, "
+                f"{x.layout}. Give float32, and cast in `preprocess`."
+            )
 
 
 def _check_like_example(inputs: Inputs, example: Inputs, number: int) -> None:

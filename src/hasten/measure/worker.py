@@ -26,6 +26,8 @@ from hasten.recipe import Program, Target, make_target, name_of, options_of
 
 _LOAD_SECONDS = 300.0
 _CALL_SECONDS = 900.0
+# Before calls are timed.
+WARM_CALLS = 2
 _STABLE = 0.05
 _WARM_SECONDS = 1.5
 
@@ -194,7 +196,7 @@ def _rows(inputs: list[dict[str, Any]], batch: int) -> list[np.ndarray]:
 
 def _time(program: Program, inputs: list[dict[str, Any]], batch: int, seconds: float, least: int) -> dict[str, Any]:
     arrays = _rows(inputs, batch)
-    for _ in range(2):
+    for _ in range(WARM_CALLS):
         program(*arrays)
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -52,7 +52,7 @@ def _run_data(folder: Path) -> dict[str, Any]:
     }
     if result:
         found |= {key: result.get(key) for key in ("explanation", "original", "seconds", "wall_s", "best")}
-        found["best_number"] = _best_number(result)
+        found["best_number"] = result["best_number"]
     decisions = [e for e in events if e["event"] == "decision"]
     optional = {
         "decisions": [
@@ -91,13 +91,6 @@ def _trial(trial: dict[str, Any], times: dict[int, float]) -> dict[str, Any]:
     keys = ("number", "name", "recipe", "failure", "latency", "score", "drop", "changed", "size_bytes",
             "peak_memory_bytes", "seconds", "judged", "evidence")  # fmt: skip
     return {key: trial.get(key) for key in keys} | {"elapsed_s": times.get(trial["number"])}
-
-
-def _best_number(result: dict[str, Any]) -> int | None:
-    if result.get("best_number") is not None:
-        return int(result["best_number"])
-    passing = [f for f in result["finals"] if f["certificate"]["passed"]]
-    return int(max(passing, key=lambda f: (f["latency"] or {"ratio": 0.0})["ratio"])["number"]) if passing else None
 
 
 def _sensitivity(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def write_report(folder: Path) -> Path:
         InvalidInput: The folder holds no run.
     """
     target, scratch = folder / "report.html", folder / ".report.html"
-    scratch.write_text(page(run_data(folder)))
+    scratch.write_text(page(run_data(folder)), encoding="utf-8")
     scratch.rename(target)
     return target
 
@@ -43,7 +44,16 @@ def page(data: dict[str, Any], live: bool = False) -> str:
 
 def as_json(data: dict[str, Any]) -> str:
     """JSON that may stand inside a script element: no sequence in it can end the element."""
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    return json.dumps(_finite(data), allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for, like the bound of too few samples."""
+    if isinstance(value, dict):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @functools.cache

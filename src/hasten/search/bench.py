@@ -16,6 +16,7 @@ from hasten.graph.capture import has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
 from hasten.measure.arrays import ArrayFile
+from hasten.measure.certificate import is_binary
 from hasten.measure.energy import EnergyCounter, compare_energy
 from hasten.measure.holdout import Holdout
 from hasten.measure.latency import Latency, best_throughput, compare
@@ -102,7 +103,7 @@ class Bench:
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
         done = self.folder(0).parent / "outputs.json"
-        self.unlabelled = holdout.targets is None
+        self.unlabelled, self.content_sha256 = holdout.targets is None, holdout.content_sha256
         with ExitStack() as children:
             self._compiler = children.enter_context(Compiler(folder.parent / f"compiler{own}", compile_limit_s))
             if not done.exists():
@@ -120,6 +121,13 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         """End the original's process and the compiler's."""
         self._children.close()
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether the score of a sample is 0 or 1. The original's alone does not tell where it is judged by itself."""
+        judged = self.task.score is None and self.task.metric is None
+        scores = (self.baseline_search, self.baseline_certify)
+        return (judged or not self.unlabelled) and all(map(is_binary, scores))
 
     def revive(self) -> None:
         """Start the original again if its process has ended, as the system does to it when memory runs out."""
@@ -278,12 +286,28 @@ class Bench:
             # The original takes long, and is only asked whether a minute is too disturbed to choose between ways.
             others = original if len(workers) > 1 else {}
             # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            found = self.compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
+            try:
+                found = self.compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
+            except ProgramFailed:
+                if not paced[_PACEMAKER].failure:
+                    raise
+                return self.compare(original | dict(workers), "original", turns), False
         disturbed = "original" in found and pacemaker.ratio * found["original"].ratio > _DISTURBED
         return {name: found[name].scaled(pacemaker.ratio) for name in workers}, disturbed
 
     def compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
-        """Latency of programs in turns, on real inputs at the batch size of latency."""
+        """Latency of programs in turns, on real inputs at the batch size of latency.
+
+        Once more where the original's process ended: that says nothing of the others.
+        """
+        try:
+            return compare(workers, baseline, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
+        except ProgramFailed:
+            ended = self.baseline
+            if not ended.failure or all(worker is not ended for worker in workers.values()):
+                raise
+        self.revive()
+        workers = {name: self.baseline if worker is ended else worker for name, worker in workers.items()}
         return compare(workers, baseline, self.holdout.inputs, batch=self.sizes.latency, turns=turns)
 
     def folder(self, number: int) -> Path:

@@ -49,7 +49,7 @@ def on_few(session: Session, rows: int) -> Task:
 def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:
     """The damage of cutting every group alone, measured as far as time allows; else an assumption, on record as one."""
     groups = sum(len(stage.weights) for stage in stages)
-    plan = session.once("plan", "sensitivity", lambda: _plan(session, graph, groups))
+    plan = session.journal.once("plan", "sensitivity", lambda: _plan(session, graph, groups))
     session.decide("sensitivity of every group", plan["rows"] > 0, plan["why"], cost_s=plan["cost_s"])
     if not plan["rows"]:
         return {name: {r: r * r for r in (0.25, 0.5, 0.75)} for stage in stages for name in stage.weights}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hasten.judged import describe
 from hasten.recipe import name_of
-from hasten.search.finals import Final
+from hasten.search.finals import Final, Finals
 from hasten.search.journal import Journal
 from hasten.search.limits import applying
 from hasten.search.trial import Trial, fits
@@ -35,7 +35,7 @@ _STAGES = {
 }
 
 
-def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[Trial], budget: Budget) -> str:
+def explain(passing: Sequence[Final], finals: Finals, trials: Sequence[Trial], budget: Budget) -> str:
     """One sentence: what passed, else what came nearest and why not.
 
     Args:
@@ -53,23 +53,34 @@ def explain(passing: Sequence[Final], finals: Sequence[Final], trials: Sequence[
             f"{best.trial.name} is {how} and passed: the drop is at most {best.certificate.upper_bound:.4f} "
             f"with {best.certificate.family_confidence:.0%} confidence."
         )
-    if finals:
-        nearest = min(finals, key=lambda f: f.certificate.upper_bound)
-        if nearest.latency is not None and nearest.certificate.passed and nearest.passed(budget):
-            return (
-                f"Nothing was better than the original. Nearest: {nearest.trial.name}, which kept the accuracy, but is "
-                f"{nearest.merit(budget.objective):.2f}x {_BETTER[budget.objective]} in the final timing."
-            )
-        if nearest.certificate.passed and nearest.latency is not None:
-            return (
-                f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
-                f"{nearest.latency.median_ms:.2f} ms in the final timing, above {budget.max_latency_ms:g}."
-            )
+    if finals.finals:
+        return _nearest_final(finals.finals, budget)
+    if finals.failed:
+        number, why = next(iter(finals.failed.items()))
+        return f"Nothing passed: no finalist ran to the end of its final. {trials[int(number)].name}: {why}"
+    return _nearest_trial(trials, budget)
+
+
+def _nearest_final(finals: Sequence[Final], budget: Budget) -> str:
+    nearest = min(finals, key=lambda f: f.certificate.upper_bound)
+    if nearest.latency is not None and nearest.certificate.passed and nearest.passed(budget):
         return (
-            f"Nothing passed. Nearest: {nearest.trial.name}, whose drop of {nearest.certificate.drop:.4f} can only be "
-            f"bounded by {nearest.certificate.upper_bound:.4f}, above the budget of {nearest.certificate.max_drop:g}. "
-            "More holdout samples or a larger budget would help."
+            f"Nothing was better than the original. Nearest: {nearest.trial.name}, which kept the accuracy, but is "
+            f"{nearest.merit(budget.objective):.2f}x {_BETTER[budget.objective]} in the final timing."
         )
+    if nearest.certificate.passed and nearest.latency is not None:
+        return (
+            f"Nothing passed. Nearest: {nearest.trial.name}, which kept the accuracy, but took "
+            f"{nearest.latency.median_ms:.2f} ms in the final timing, above {budget.max_latency_ms:g}."
+        )
+    return (
+        f"Nothing passed. Nearest: {nearest.trial.name}, whose drop of {nearest.certificate.drop:.4f} can only be "
+        f"bounded by {nearest.certificate.upper_bound:.4f}, above the budget of {nearest.certificate.max_drop:g}. "
+        "More holdout samples or a larger budget would help."
+    )
+
+
+def _nearest_trial(trials: Sequence[Trial], budget: Budget) -> str:
     measured = [t for t in trials[1:] if t.measured]
     if not measured:
         return "No candidate could be measured; the trials say why."

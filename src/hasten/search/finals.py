@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hasten.errors import HastenError, Unsupported
+from hasten.errors import HastenError
 from hasten.measure.certificate import Certificate, certify
 from hasten.measure.latency import Latency, Throughput, best_throughput
 from hasten.measure.worker import ProgramFailed, Worker
@@ -150,7 +150,7 @@ def throughput_limit_s(budget: Budget) -> float:
 def _blamed_on(trial: Trial) -> Iterator[None]:
     try:
         yield
-    except (ProgramFailed, Unsupported) as error:
+    except HastenError as error:
         raise _FinalistFailed(trial.number, error) from error
 
 
@@ -166,4 +166,5 @@ def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalis
         indices=rows,
         target="original" if bench.unlabelled else "labels",
         seed=bench.holdout.seed,
+        content=bench.content_sha256,
     )

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
-from torch import Tensor
 from torch.fx import GraphModule
 
 from hasten.distillation.teacher import teacher_key
 from hasten.errors import InvalidInput
-from hasten.measure.holdout import Holdout
+from hasten.measure.holdout import Holdout, add_values
+from hasten.training.randomness import isolated, seed_epoch
 
 _LOCK = ".lock"
 JOURNAL = "journal.jsonl"
@@ -52,17 +51,14 @@ def opened(out: Path, resume: bool) -> Iterator[Path]:
         yield out.resolve()
 
 
-def identity(graph: GraphModule, holdout: Holdout, batches: Mapping[str, Any]) -> dict[str, str]:
+def identity(graph: GraphModule, holdout: Holdout, batches: Mapping[str, Any], seed: int) -> dict[str, str]:
     """What tells a task from another: hashes of the model, of the holdout, and of the first batch of other data."""
-    digest = hashlib.sha256()
-    for file in holdout.inputs:
-        with file.path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    _add(digest, holdout.targets)
-    found = {"model": teacher_key(graph), "holdout": digest.hexdigest()[:16]}
+    found = {"model": teacher_key(graph), "holdout": holdout.content_sha256[:16]}
     for name, source in batches.items():
         first = hashlib.sha256()
-        _add(first, None if source is None else next(iter(source), None))
+        with isolated():  # shuffled and augmented alike whenever it is asked
+            seed_epoch(source, seed, 0)
+            add_values(first, None if source is None else next(iter(source), None))
         found[name] = first.hexdigest()[:16]
     return found
 
@@ -94,12 +90,3 @@ def _entries(part: str, value: Any) -> list[tuple[str, Any]]:
     if part == "device":
         return [("device", (value["cpu"], value["cores"]))]
     return [(name if part == "budget" else f"{part}.{name}", x) for name, x in value.items()]
-
-
-def _add(digest: Any, values: Any) -> None:
-    for leaf in pytree.tree_leaves(values):
-        if isinstance(leaf, Tensor):
-            digest.update(repr((tuple(leaf.shape), leaf.dtype)).encode())
-            digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
-        else:
-            digest.update(repr(leaf).encode())

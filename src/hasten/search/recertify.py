@@ -6,7 +6,7 @@ from pathlib import Path
 from hasten.artifact import Artifact, open_target
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture
-from hasten.measure.certificate import Certificate, certify
+from hasten.measure.certificate import Certificate, certify, holdout_sha256
 from hasten.measure.holdout import store_holdout
 from hasten.measure.worker import Worker
 from hasten.search.bench import Bench
@@ -35,6 +35,11 @@ def recertify(path: Path, task: Task) -> Certificate:
     with tempfile.TemporaryDirectory() as scratch:
         trials = Path(scratch) / "trials"
         holdout = store_holdout(task, Path(scratch) / "data", stored["seed"])
+        if holdout_sha256(holdout.content_sha256, holdout.certify) != stored["holdout_sha256"]:
+            raise InvalidInput(
+                f"The task's holdout must be the one that {path} was certified on, but its {len(holdout)} samples are "
+                "others, or they are preprocessed in another way."
+            )
         with (
             Bench(task, capture(task.model, task.inner.example), holdout, trials) as bench,
             Worker(target, path.resolve(), Path(scratch) / "log.txt") as worker,
@@ -50,10 +55,6 @@ def recertify(path: Path, task: Task) -> Certificate:
                 share=(1 - stored["confidence"]) / (1 - stored["family_confidence"]),
                 target=stored["target"],
                 seed=stored["seed"],
+                content=holdout.content_sha256,
             )
-    if again.holdout_sha256 != stored["holdout_sha256"]:
-        raise InvalidInput(
-            f"The task's holdout must be the one that {path} was certified on, but it has {len(holdout)} samples and "
-            "other certifying indices."
-        )
     return again

@@ -29,7 +29,11 @@ def retime(session: Session) -> None:
     rivals = doubtful(contenders(session.trials, session.budget))
     if rivals:
         session.listener.trying(f"timing the fastest {len(rivals)} again, in turns")
-        session.once(_EVENT, "", lambda: {"latency": {n: x.to_json() for n, x in _together(session, rivals).items()}})
+        times = session.once(
+            _EVENT, "", lambda: {"latency": {n: x.to_json() for n, x in _together(session, rivals).items()}}
+        )
+        if "failure" in times:
+            session.decide("timing the fastest again", False, times["failure"])
         session.trials[:] = with_new_times(session.trials, session.journal)
     session.bench.pacemaker = session.best
 

@@ -14,7 +14,7 @@ from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture
 from hasten.machine import fingerprint
-from hasten.measure.certificate import is_binary, samples_needed
+from hasten.measure.certificate import samples_needed
 from hasten.measure.holdout import store_holdout
 from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Target
@@ -103,6 +103,8 @@ def run(
     budget = budget if limits is None else replace(budget, limits=dict(limits))
     if ray is not None:
         import_ray()
+    if seed < 0:
+        raise InvalidInput(f"`seed` must be at least 0, but got {seed}.")
     usable, missing = usable_targets(targets, budget.limits)
     check_finalists(usable, budget)
     with opened(Path(out), resume) as folder:
@@ -126,7 +128,7 @@ def run(
             "certify": len(holdout.certify),
         }
         with clock(taken, "identity"):
-            same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration})}
+            same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration}, seed)}
         begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}, "seconds": taken}
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
@@ -215,7 +217,7 @@ def _compile_limit_s(budget: Budget) -> float:
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
     """Refuse before searching when no result on this holdout could ever pass."""
     n = len(bench.holdout.certify)
-    if not is_binary(bench.baseline_certify):
+    if not bench.right_or_wrong:
         needed = 50
     else:
         needed = samples_needed(budget.max_drop, (1 - budget.confidence) * error_shares(budget.finalists)[0])
@@ -244,7 +246,7 @@ def _conclude(session: Session, finals: Finals, setup: Mapping[str, Any]) -> Res
             )
     remove_candidates(folder)
     session.bench.graphs.clean()
-    explanation = explain(passing, ranked, session.trials, budget)
+    explanation = explain(passing, finals, session.trials, budget)
     document = (
         dict(setup)
         | finals.to_json()

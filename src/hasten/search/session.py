@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten import judged
-from hasten.measure.certificate import is_binary
+from hasten.errors import HastenError
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
 from hasten.search.compiler import reason
@@ -78,7 +78,7 @@ class Session:
         """Of the search part and of the certifying part."""
         holdout = self.bench.holdout
         searched, certified = len(holdout.search), len(holdout.certify)
-        return Counts(searched, certified, 1 / searched if is_binary(self.bench.baseline_search) else 0.0)
+        return Counts(searched, certified, 1 / searched if self.bench.right_or_wrong else 0.0)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""
@@ -142,14 +142,18 @@ class Session:
                 found.append(trial)
         finally:
             # Not sooner: packing it would disturb a measurement on this machine.
-            if self.best is not None and self.best.number:
+            if self.best is not None:
                 self._keep(self.best)
         return found
 
     def _keep(self, trial: Trial) -> None:
         started = time.perf_counter()
         self.bench.graphs.pin(trial.recipe.steps)
-        keep_best_so_far(self.bench, self.folder, trial)
+        try:
+            keep_best_so_far(self.bench, self.folder, trial)
+        except (HastenError, OSError) as error:  # the search is worth more than its copy
+            self.listener.say(f"{trial.name} could not be kept as the best so far: {reason(error)}")
+            return
         took = {"seconds": {"pack": time.perf_counter() - started}}
         self.journal.once("kept", str(trial.number), lambda: took)
 

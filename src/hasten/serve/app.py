@@ -53,16 +53,12 @@ class App:
         repository: The models.
         api_key: If set, every request except health checks must carry it: `Authorization: Bearer KEY` or `X-API-Key`.
         regions: Shared memory.
-
-    Attributes:
-        draining: Set when the server is about to end: it says it is not ready any more.
     """
 
     def __init__(self, repository: Repository, *, api_key: str | None = None, regions: Regions | None = None) -> None:
         self.repository = repository
         self._key = api_key.encode() if api_key else None
         self.regions = regions or Regions(allowed=False)
-        self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event; only HTTP is served."""
@@ -103,7 +99,7 @@ class App:
         return hmac.compare_digest(given, self._key)
 
     def _health(self, parts: list[str]) -> Answer:
-        ready = bool(self.repository.models()) and not self.draining
+        ready = self.repository.ready
         if parts == ["live"] or (parts == ["ready"] and ready):
             return Answer()
         return Answer(error_body("not ready"), 503) if parts == ["ready"] else _not_found()

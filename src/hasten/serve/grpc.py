@@ -98,7 +98,7 @@ class Service:
         return MESSAGES["ServerLiveResponse"](live=True)
 
     async def _ready(self, request: Any) -> Any:
-        return MESSAGES["ServerReadyResponse"](ready=bool(self._repository.models()))
+        return MESSAGES["ServerReadyResponse"](ready=self._repository.ready)
 
     async def _model_ready(self, request: Any) -> Any:
         try:

@@ -75,6 +75,11 @@ class ServeLimits:
     body_bytes: int = 64 * 2**20
     receive_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise InvalidInput(f"`{name}` must be above 0, but got {value:g}.")
+
 
 @dataclass
 class Counters:
@@ -289,6 +294,9 @@ class Repository:
         entries: What may be served; nothing else can be loaded by a client.
         limits: For every model.
         engine: Options of `Engine`.
+
+    Attributes:
+        draining: Set when the server is about to end: it says that it is not ready any more.
     """
 
     def __init__(self, entries: Sequence[Entry], limits: ServeLimits, engine: Mapping[str, Any] | None = None) -> None:
@@ -303,6 +311,12 @@ class Repository:
         self._options = dict(engine or {})
         self._models: dict[str, dict[str, Model]] = {}
         self._loading = asyncio.Lock()
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return bool(self._models) and not self.draining
 
     def open(self) -> None:
         """Load everything."""

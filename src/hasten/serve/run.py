@@ -44,6 +44,8 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise InvalidInput("`certificate` and `key` must be given together, but only one was.")
+        if not self.drain_s >= 0:
+            raise InvalidInput(f"`drain_s` must be at least 0, but got {self.drain_s:g}.")
         if self.api_key is None and not _is_loopback(self.host):
             raise InvalidInput(
                 f"`host` must be a loopback address when there is no API key, but got {self.host!r}. "
@@ -147,15 +149,15 @@ async def _serve(
     if options.grpc_port is not None:
         grpc_server, grpc_address = await _start_grpc(repository, regions, options)
     server = uvicorn.Server(config)
+    stopping = asyncio.create_task(_stop_grpc(server, repository, grpc_server, options.drain_s))
     address = f"http{'s' if options.certificate else ''}://{options.host}:{socket.getsockname()[1]}"
     announcing = asyncio.create_task(_announce(server, lambda: ready(address, grpc_address)))
     try:
         await server.serve(sockets=[socket])
     finally:
-        app.draining = True
+        server.should_exit = True
         announcing.cancel()
-        if grpc_server is not None:
-            await grpc_server.stop(options.drain_s)
+        await stopping
 
 
 def _bound(config: Any) -> Any:
@@ -177,6 +179,15 @@ async def _announce(server: Any, ready: Callable[[], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.005)
     ready()
+
+
+async def _stop_grpc(server: Any, repository: Repository, grpc_server: Any, drain_s: float) -> None:
+    """Take no new work from either protocol as soon as the server is to end."""
+    while not server.should_exit:
+        await asyncio.sleep(0.05)
+    repository.draining = True
+    if grpc_server is not None:
+        await grpc_server.stop(drain_s)
 
 
 async def _start_grpc(repository: Repository, regions: Any, options: ServeOptions) -> tuple[Any, str]:

@@ -66,14 +66,15 @@ class OpenVino:
             # The latter reads an antialiased Resize and leaves the antialiasing out.
             written = pack_products(averages_as_convolutions(resize_by_products(graph)), rounds_inputs=True)
             write_onnx(written, task.example, Path(scratch) / "model.onnx")
-            _drop_zero_points(Path(scratch) / "model.onnx")
             self.convert(Path(scratch) / "model.onnx", folder)
 
     def convert(self, source: Path, folder: Path) -> None:
         """Write `model.xml` and `model.bin` from an ONNX file."""
         import openvino as ov
 
-        ov.save_model(ov.convert_model(source), folder / "model.xml", compress_to_fp16=False)
+        with tempfile.TemporaryDirectory() as scratch:
+            read = _without_zero_points(source, Path(scratch))
+            ov.save_model(ov.convert_model(read), folder / "model.xml", compress_to_fp16=False)
 
     def plugin_config(self) -> dict[str, Any]:
         """How a program of this target runs: threads and precision; also for whoever profiles it."""
@@ -128,8 +129,8 @@ class OpenVino:
         return program
 
 
-def _drop_zero_points(path: Path) -> None:
-    """Leave out the zero points of weights where all are 0, which is what they are without.
+def _without_zero_points(path: Path, folder: Path) -> Path:
+    """The same in `folder` without the zero points of weights that are all 0; `path` itself where there are none.
 
     The ONNX file holds equal ones once. Where a convolution and linear layers share them, `convert_model` gives all of
     them one constant, and OpenVINO then neither folds it nor finds the integer product: they run in float.
@@ -149,5 +150,10 @@ def _drop_zero_points(path: Path) -> None:
         if not numpy_helper.to_array(zero_point).any():
             del node.input[2]
             dropped += 1
-    if dropped:
-        onnx.save(model, path)
+    if not dropped:
+        return path
+    for beside in path.parent.iterdir():  # weights may stand in a file of their own
+        if beside != path:
+            (folder / beside.name).symlink_to(beside.resolve())
+    onnx.save(model, folder / path.name)
+    return folder / path.name
