@@ -46,6 +46,8 @@ def test_run_report_verify_bench_and_apply_on_digits(tmp_path: Path) -> None:
     done = hasten("apply", str(best / "recipe.yaml"), task, "--out", str(again))
     assert done.returncode == 0, done.stderr
     assert weights_of(again / "model.onnx") == weights_of(best / "model.onnx")
+    assert "it has no certificate" in hasten("verify", str(again)).stdout
+    assert "it has no certificate" not in hasten("verify", str(best)).stdout
 
     done = hasten("bench", str(best), "--against", str(again), "--turns", "3", "--json")
     assert done.returncode == 0, done.stderr

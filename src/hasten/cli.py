@@ -92,6 +92,7 @@ def run_command(
     """Find the fastest version that keeps its accuracy; certify it."""
     from hasten.search.progress import Bar, Silent
     from hasten.search.run import run
+    from hasten.search.space import usable_targets
     from hasten.task import Budget
     from hasten.taskfile import load_task
 
@@ -106,6 +107,7 @@ def run_command(
         limits=parse_limits(limit or []),
     )
     console = _console(stderr=True)
+    usable_targets(targets, budget.limits)  # a name that is wrong is wrong before a task is loaded
     settings: dict[str, Any] = {"targets": targets, "out": out, "seed": seed, "resume": resume, "ray": ray}
     with contextlib.ExitStack() as stack:
         if watch:
@@ -113,12 +115,13 @@ def run_command(
 
             url = stack.enter_context(LivePage(out)).url
             console.print(f"watch: {url}", markup=False, highlight=False, soft_wrap=True)
-        if quiet or as_json:
-            result = run(load_task(task), budget, **settings, listener=Silent())
-        else:
-            bar = stack.enter_context(Bar(console))
-            bar.trying("loading the task")
-            result = run(load_task(task), budget, **settings, listener=bar)
+        listener = Silent() if quiet or as_json else stack.enter_context(Bar(console))
+        listener.trying("loading the task")
+        try:
+            result = run(load_task(task), budget, **settings, listener=listener)
+        except KeyboardInterrupt:
+            console.print("stopped: the same command with --resume goes on", markup=False, highlight=False)
+            raise
     if as_json:
         typer.echo((result.folder / "result.json").read_text())
     else:
@@ -166,12 +169,14 @@ def verify_command(
 
     Hashes are compared, the stored inputs are run and the outputs compared; with --task, the drop is certified again.
     """
-    from hasten.artifact import verify
+    from hasten.artifact import Artifact, verify
 
     found, again = verify(artifact), None
     if not as_json:
+        certified = "" if Artifact(artifact).certificate else "; it has no certificate"
         typer.echo(
             f"{artifact}: {found.files} files unchanged, outputs reproduced (largest deviation {found.deviation:.2e})"
+            f"{certified}"
         )
     if task is not None:
         from hasten.search.recertify import recertify, seconds_to_recertify

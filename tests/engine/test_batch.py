@@ -189,6 +189,12 @@ def test_command(artifact: Path, rows: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "job.json").read_text())["rows"] == [1000]
 
 
+def test_what_cannot_be_run_leaves_nothing_behind(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nothing\.hasten"):
+        run_batch(tmp_path / "nothing.hasten", rows, tmp_path / "out", **ENGINE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_ray_it_says_what_to_install(
     artifact: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from hasten.graph.attention import decompose_attention
 from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import capture
 from hasten.graph.fold_batch_norm import fold_batch_norm
+from hasten.quantization.static import inference_form
 
 aten = torch.ops.aten
 
@@ -118,3 +119,53 @@ def test_attention_in_its_parts_is_the_same_attention(causal: bool) -> None:
     assert decompose_attention(graph) == 1
     assert aten.scaled_dot_product_attention.default not in targets(graph)
     torch.testing.assert_close(graph(q, k, v, keep), reference, rtol=1e-4, atol=1e-5)
+
+
+class Writes(nn.Module):
+    """Writes to a tensor that others see through views of it."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__()
+        self.case = case
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if self.case == "assigned":
+            y = y.clone()
+            y[:, 0] = 0
+            return y
+        if self.case == "part":
+            part = y[:, :2]
+            part += 1
+            part.relu_()
+            return torch.cat([y, part], 1)
+        if self.case == "whole":
+            other = y.view(-1, 2, 3)
+            y.relu_()
+            return other.sum(1) + y[:, :3]
+        if self.case == "a view alone":
+            return y.view(-1, 2, 3).relu_() + 1
+        return torch.relu_(y) * 2
+
+
+@pytest.mark.parametrize("case", ["assigned", "part", "whole", "a view alone", "plain"])
+def test_what_is_written_is_seen_through_every_view(case: str) -> None:
+    model, x = Writes(case).eval(), torch.randn(4, 6)
+    graph = inference_form(capture(model, (x,)), (x,))
+    assert torch.equal(graph(x), model(x))
+    for target in targets(graph):
+        assert not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.InstanceNorm2d(4),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    ],
+)
+def test_norms_with_and_without_running_statistics(norm: nn.Module) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True)).eval(), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(inference_form(capture(model, (x,)), (x,))(x), model(x))

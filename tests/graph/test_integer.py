@@ -47,3 +47,25 @@ def test_a_float_graph_is_refused_with_the_remedy() -> None:
     x = torch.randn(2, 3)
     with pytest.raises(Unsupported, match="Apply Quantize first"):
         integer_net(plan(capture(nn.Linear(3, 2), (x,)), (x,)))
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_a_nearly_dead_filter_keeps_its_bias(convolution: bool) -> None:
+    """Its quantized weights have a scale so small that one shift for all filters would round its factor away."""
+    torch.manual_seed(0)
+    first: nn.Conv2d | nn.Linear = nn.Conv2d(4, 4, 3) if convolution else nn.Linear(16, 4)
+    with torch.no_grad():
+        first.weight[2] = 1e-7 * torch.randn_like(first.weight[2])
+        first.get_parameter("bias")[2] = 0.3
+    after = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()] if convolution else [nn.ReLU()]
+    model = nn.Sequential(first, *after, nn.Linear(4, 4)).eval()
+    x = torch.rand(64, 4, 6, 6) if convolution else torch.rand(64, 16)
+    graph = quantized(model, x, "fuse_clamps")
+    net = integer_net(plan(graph, (x,)))
+    with torch.no_grad():
+        expected, original = graph(x).numpy(), model(x).numpy()
+    found = net.dequantize(net.run(net.quantize(x.numpy())))
+    assert np.abs(found - expected).max() < 0.02 * np.abs(original).max()
+    rescale = net.layers[0].rescale
+    assert rescale is not None
+    assert rescale.multiplier.min() >= 32

@@ -180,3 +180,14 @@ def test_quantize_and_dequantize_agree_with_torch() -> None:
         return ops.dequantize_per_channel(p, scales, zeros, 1, -128, 127, torch.int8)
 
     check_agrees(Fn(both), image())
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.4, 2.0, 2.5, 0.6])
+def test_nearest_pixels_follow_the_factor(factor: float) -> None:
+    for size in (7, 9, 10):
+        check_agrees(nn.Upsample(scale_factor=factor), image(3, size))
+    check_agrees(nn.Upsample(size=(13, 5)), image(3, 9))
+
+
+def test_a_type_is_taken_from_another_tensor() -> None:
+    check_agrees(Fn(lambda x: (x > 0).type_as(x) + x.abs().to(torch.int64).to(x)), image())

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import hasten
 from hasten.serve.app import App
-from hasten.serve.models import Entry, Repository, ServeLimits
+from hasten.serve.models import Entry, ServeLimits
 from hasten.serve.regions import Regions
+from hasten.serve.repository import Repository
 
 fuzz = settings(
     max_examples=int(os.environ.get("HASTEN_FUZZ", "150")),

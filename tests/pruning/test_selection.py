@@ -18,7 +18,7 @@ from hasten.pruning.schedule import shares
 from hasten.pruning.selection import lowest_overall, settled
 from hasten.pruning.sensitivity import allocate, sensitivity
 from hasten.pruning.sparsity import sparsity_report
-from hasten.pruning.structured import Cutting, cut
+from hasten.pruning.structured import Cutting, Further, cut
 from hasten.pruning.widths import worthwhile
 from hasten.task import Task
 
@@ -202,3 +202,21 @@ def test_allocation_takes_the_cheapest_millisecond_first() -> None:
     assert found == {"cheap": 0.5, "dear": 0.25}
     assert latency == pytest.approx(6.0)
     assert np.isclose(allocate(curves, lambda s: 10.0, 5)[1], 10.0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_equal_weights_go_no_further_than_the_share(together: bool) -> None:
+    weights = {"constant": torch.ones(4, 10), "rounded": torch.arange(40.0).reshape(4, 10) // 20 + 1}
+    found = masks.by_share(weights, 0.25, 1, 1, together)
+    assert sum(int((~mask).sum()) for mask in found.values()) == 20
+    if not together:
+        assert {int((~mask).sum()) for mask in found.values()} == {10}
+    gone = masks.by_share({"sparse": torch.tensor([[0.0, 0.0, 0.0, 1.0]])}, 0.25, 1, 1, together)
+    assert gone["sparse"].tolist() == [[False, False, False, True]]  # what is zero stays zero
+
+
+def test_a_share_of_zero_for_all_and_more_for_some(net: Net) -> None:
+    """Iterative pruning with `ratio=0` and `ratios`: the shares of the named ones grow."""
+    cutting = Cutting(frozenset({"filter"}), "weight_l2", ratios={"a": 0.5})
+    cut_further = Further(task_of(net), cutting, 0.0)(capture(net, (torch.randn(2, 2, 8, 8),)), 0.0)
+    assert cut_further.state_dict()["a.weight"].shape[0] == 3

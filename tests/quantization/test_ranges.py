@@ -1,11 +1,14 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasten.errors import InvalidInput
 from hasten.quantization import affine
 from hasten.quantization.histogram import Histogram
-from hasten.quantization.observers import OBSERVERS, MovingAverage
+from hasten.quantization.observers import OBSERVERS, MovingAverage, PerChannelWeight
 from hasten.quantization.placement import OBSERVER_NAMES
 from hasten.quantization.ranges import METHODS
 
@@ -82,3 +85,18 @@ def test_the_moving_average_forgets() -> None:
 
 def test_the_names_stated_without_torch_are_the_observers() -> None:
     assert set(OBSERVER_NAMES) == set(OBSERVERS)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(InvalidInput, match="must be finite"):
+        Histogram().add(torch.tensor([1.0, value]))
+
+
+def test_ranges_of_weights_go_where_the_weights_go() -> None:
+    watching = PerChannelWeight(torch.int8, -127, 127, torch.per_channel_symmetric, 0)
+    watching(torch.randn(3, 4))
+    assert {name for name, _ in watching.named_buffers()} >= {"low", "high", "smallest_scale"}
+    assert not watching.state_dict()
+    watching.to("meta")
+    assert watching.calculate_qparams()[0].device.type == "meta"

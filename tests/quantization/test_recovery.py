@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hasten.errors import Unsupported
 from hasten.graph.capture import capture
+from hasten.quantization.equalize import pairs
 from hasten.recipe import Technique
 from hasten.task import Task
 from hasten.techniques.equalize_layers import EqualizeLayers
@@ -106,3 +107,27 @@ def test_a_shared_weight_is_not_scaled() -> None:
     task = task_of(nn.Sequential(layer, nn.ReLU(), layer), 8)
     with pytest.raises(Unsupported):
         EqualizeLayers().apply(capture(task.model, task.example), task)
+
+
+class OverTime(nn.Module):
+    """A linear layer over the time axis of what a convolution makes: its inputs are not the convolution's channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution, self.linear = nn.Conv1d(3, channels, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(torch.relu(self.convolution(x)))
+        return y
+
+
+@pytest.mark.parametrize("channels", [8, 6])
+def test_layers_that_mean_different_axes_are_no_pair(channels: int) -> None:
+    torch.manual_seed(0)
+    model, x = OverTime(channels).eval(), torch.randn(16, 3, 8)
+    task = Task(model, (x,), holdout=[(x, None)], calibration=[x])
+    graph = capture(model, (x,))
+    assert not pairs(graph)
+    torch.testing.assert_close(SmoothQuant().apply(graph, task)(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(Unsupported, match="no two layers connected"):
+        EqualizeLayers().apply(graph, task)

@@ -14,6 +14,7 @@ import hasten
 from hasten.errors import InvalidInput
 from hasten.measure.holdout import store_holdout
 from hasten.search.folder import check_same, identity, opened
+from hasten.search.journal import Journal
 
 BEGUN: dict[str, Any] = {
     "task": {"model": "m", "holdout": "h"},
@@ -43,10 +44,17 @@ def test_a_second_search_in_one_folder_is_refused_until_the_first_ends(tmp_path:
 
 
 def test_a_run_is_taken_up_only_when_asked_to(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").touch()
+    Journal(tmp_path / "journal.jsonl").append("begin", {})
     with pytest.raises(InvalidInput, match="--resume"), opened(tmp_path, False):
         pass
     with opened(tmp_path, True) as folder:
+        assert folder == tmp_path.resolve()
+
+
+def test_a_run_that_was_refused_before_it_began_is_not_in_the_way(tmp_path: Path) -> None:
+    """For a task that could not be loaded, say: the same command with a mended task begins anew."""
+    (tmp_path / "journal.jsonl").touch()
+    with opened(tmp_path, False) as folder:
         assert folder == tmp_path.resolve()
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import hasten
-from hasten.serve.models import Entry, Repository, ServeLimits
+from hasten.serve.models import Entry, ServeLimits
+from hasten.serve.repository import Repository
 from hasten.serve.waiting import TooLate, Waiting
 
 PATH = "/v2/models/tiny/infer"

@@ -286,3 +286,14 @@ def test_only_loopback_without_a_key(artifact: Path) -> None:
     assert parse_entries([str(artifact)])[0].name == "tiny"
     with pytest.raises(InvalidInput, match="must be a folder that exists"):
         parse_entries(["nowhere"])
+
+
+def test_what_is_refused_is_counted_as_failed(server: Any, name: str, x: np.ndarray) -> None:
+    def failures() -> int:
+        found = json.loads(call(server.address, "GET", "/v2/models/tiny/stats")[2])
+        return int(found["model_stats"][0]["inference_stats"]["fail"]["count"])
+
+    before = failures()
+    assert call(server.address, "POST", "/v2/models/tiny/infer", {"inputs": [tensor(x[:, :2], name)]})[0] == 400
+    assert call(server.address, "POST", "/v2/models/tiny/infer", b"{")[0] == 400
+    assert failures() == before + 2

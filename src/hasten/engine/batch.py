@@ -79,6 +79,7 @@ def run_batch(
         InvalidInput: The input or an option breaks a rule, or `output` holds something else.
     """
     job = Job(artifact, source, output, shard_rows, column, size, mean, std, crop, decoder, decode_threads, parquet)
+    job.check()
     with held(output):
         todo = job.begin()
         start = time.perf_counter()
@@ -127,6 +128,15 @@ class Job:
     def part(self, index: int) -> Path:
         """The output file of a shard."""
         return self.output / f"part-{index:05}.{'parquet' if self.parquet else 'npz'}"
+
+    def check(self) -> None:
+        """Refuse what cannot be read or run, before anything is written.
+
+        Raises:
+            InvalidInput: Says which rule is broken.
+        """
+        _only_input(self.artifact)
+        self.shards()
 
     def begin(self) -> list[int]:
         """Make the output folder or take it up again; returns the numbers of the shards that are still to do."""
@@ -195,7 +205,11 @@ def _total(shards: Sequence[Shard]) -> int | None:
 def _only_input(artifact: Path) -> dict[str, Any]:
     inputs = Artifact(artifact).manifest["inputs"]
     if len(inputs) != 1:
-        raise InvalidInput(f"A batch job must have a model of 1 input, but {artifact} has {len(inputs)}.")
+        names = ", ".join(x["name"] for x in inputs)
+        raise InvalidInput(
+            f"A batch job must have a model of 1 input, but {artifact} has {len(inputs)}: {names}. "
+            "Call `hasten.load` in a loop, or serve it."
+        )
     spec: dict[str, Any] = inputs[0]
     return spec
 

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def batch_command(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by run or apply.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder made by run or apply; of one input.")],
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help=".npy, .parquet, .tar, or a folder of images or these.")
     ],
@@ -41,7 +41,7 @@ def batch_command(
 ) -> None:
     """Run an artifact over files: streaming and resumable.
 
-    Written atomically, shard by shard; run again, it goes on where it stopped.
+    For models of one input. Written atomically, shard by shard; run again, it goes on where it stopped.
     """
     from hasten.engine.batch import run_batch
 

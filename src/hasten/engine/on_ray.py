@@ -55,6 +55,7 @@ def run_batch_on_ray(
     if actors < 0:
         raise InvalidInput(f"`actors` must be at least 0 (0: one per core), but got {actors}.")
     job = Job(artifact.resolve(), source.resolve(), output.resolve(), decode_threads=1, **options)
+    job.check()
     with held(job.output):
         return _run(ray, job, address, actors, progress)
 

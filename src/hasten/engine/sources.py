@@ -180,7 +180,7 @@ def _column(path: Path, schema: Any, column: str | None) -> str:
     if len(found) != 1:
         raise InvalidInput(
             f"{path} must have one column of lists, tensors or images, but has {len(found)} of {schema.names}. "
-            "Name it with `column`."
+            "Name it with `column` (--column)."
         )
     return str(found[0])
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.fx import GraphModule, Node
 from hasten.errors import InvalidInput
 from hasten.graph.duplicate import duplicate
 from hasten.graph.linear_layers import to_linear_layers
+from hasten.graph.padding import number_paddings
 from hasten.graph.quiet import quiet
 from hasten.task import Inputs
 
@@ -62,6 +64,7 @@ def capture_as_is(module: nn.Module, example: Inputs, *, dynamic: bool = True) -
     graph = _live(export(module, example) if dynamic else _export_fixed(module, example))
     if has_dynamic_batch(graph) and not _runs_at_another_batch(graph, example):
         graph = _live(_export_fixed(module, example))
+    number_paddings(graph)
     if to_linear_layers(graph):
         # Traced again, nodes have the names that they have in every later trace, and the shapes that weights have now.
         graph = _live(export(graph, example))
@@ -90,6 +93,18 @@ def export(module: nn.Module, example: Inputs) -> ExportedProgram:
             if _batch_is_symbolic(_user_inputs(program)):
                 return program
     return _export_fixed(module, example)
+
+
+def export_functional(module: nn.Module, example: Inputs) -> ExportedProgram:
+    """`export` without operators that write in place: every view is given what was written through another.
+
+    An empty table decomposes little else: batch norms lose their flag, and what has no effect goes.
+    """
+    with warnings.catch_warnings():
+        # torch warns about its own deprecated internals while tracing.
+        warnings.simplefilter("ignore")
+        program: ExportedProgram = export(module, example).run_decompositions({})
+        return program
 
 
 def _export_fixed(module: nn.Module, example: Inputs) -> ExportedProgram:

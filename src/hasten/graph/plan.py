@@ -6,7 +6,6 @@ argument by the name that the operator's schema gives it.
 """
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +139,9 @@ def plan(graph: "GraphModule", example: "Inputs") -> Plan:
     """
     from torch.export.graph_signature import InputKind, OutputKind
 
-    from hasten.graph.capture import export
+    from hasten.graph.capture import export_functional
 
-    # An empty table decomposes nothing, but replaces in-place operators by functional ones and drops dead code.
-    with warnings.catch_warnings():
-        # torch warns about its own deprecated internals while tracing.
-        warnings.simplefilter("ignore")
-        program = export(graph, example).run_decompositions({})
+    program = export_functional(graph, example)
     tensors = {**program.state_dict, **program.constants}
     nodes = {node.name: node for node in program.graph.nodes}
     inputs: list[Value] = []

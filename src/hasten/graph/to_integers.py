@@ -1,7 +1,7 @@
 """From a quantized graph to `hasten.graph.integer`: `dequantize -> layer -> quantize` becomes one integer layer.
 
 The one difference to the graph is the rescaling factor, a float there and `multiplier / 2**shift` here: a result may
-be one step away where it fell near a rounding boundary.
+be one step away where it fell near a rounding boundary. Filters that do next to nothing are kept in larger units.
 """
 
 import math
@@ -33,10 +33,14 @@ class _Real:
 
 @dataclass(frozen=True)
 class _Sum:
-    """Accumulators of a layer in real units, perhaps clamped since; `scale` has one number per filter."""
+    """Accumulators of a layer in real units, perhaps clamped since; `scale` has one number per filter.
+
+    `zero_point` is that of the layer's input, which its bias makes up for.
+    """
 
     layer: Dense | Convolution
     scale: np.ndarray
+    zero_point: int
     clamp: tuple[float, float] = (-math.inf, math.inf)
 
 
@@ -125,19 +129,37 @@ class _Walk:
                 raise _not_quantized("an input with two scales")
             self._input = made
         elif isinstance(value, _Sum):
+            value = self._coarser(value, made)
             self._layers.append(replace(value.layer, rescale=self._rescale(value, made)))
         elif value != made:
             raise _not_quantized("a change of scale between layers")
         return made
 
+    def _shift(self, factors: np.ndarray) -> int:
+        return self._bits - math.ceil(math.log2(factors.max()))
+
+    def _coarser(self, value: _Sum, made: _Real) -> _Sum:
+        """The same with filters whose weights are next to nothing in larger units.
+
+        Quantized, such a filter has large integers and a tiny factor, which the common shift would round away.
+        """
+        factors, layer = value.scale / made.scale, value.layer
+        least = 2.0 ** (self._bits // 2)
+        units = np.exp2(np.ceil(np.log2(least / (factors * 2.0 ** self._shift(factors))))).clip(1)
+        inputs = tuple(range(1, layer.weight.ndim))
+        weight = np.round(layer.weight / np.expand_dims(units, inputs)).astype(np.int64)
+        bias = np.round((layer.bias + value.zero_point * layer.weight.sum(inputs)) / units).astype(np.int64)
+        layer = replace(layer, weight=weight, bias=bias - value.zero_point * weight.sum(inputs))
+        return replace(value, layer=layer, scale=value.scale * units)
+
     def _rescale(self, value: _Sum, made: _Real) -> Rescale:
         factors = value.scale / made.scale
-        shift = self._bits - math.ceil(math.log2(factors.max()))
+        shift = self._shift(factors)
         low, high = (
             made.zero_point + round(bound / made.scale) if math.isfinite(bound) else bound for bound in value.clamp
         )
         return Rescale(
-            np.maximum(np.round(factors * 2.0**shift), 1).astype(np.int64),
+            np.round(factors * 2.0**shift).astype(np.int64),
             shift,
             made.zero_point,
             int(max(low, made.low)),
@@ -152,7 +174,7 @@ class _Walk:
         scale = np.broadcast_to(scale.astype(np.float64) * source.scale, len(integers))
         wide = integers.astype(np.int64)
         bias = self._bias(call, scale) - source.zero_point * wide.sum(axis=1)
-        return _Sum(Dense(wide, bias, None, np.zeros(len(wide), np.int64)), scale)
+        return _Sum(Dense(wide, bias, None, np.zeros(len(wide), np.int64)), scale, source.zero_point)
 
     def _convolution(self, call: Call) -> _Sum:
         source, weight = self._value(call, "input"), self._value(call, "weight")
@@ -164,7 +186,8 @@ class _Walk:
         bias = self._bias(call, scale) - source.zero_point * wide.sum(axis=(1, 2, 3))
         pairs = (_pair(a["stride"]), _pair(a["padding"]), _pair(a["dilation"]))
         shape = self._image(call, "input")
-        return _Sum(Convolution(wide, bias, None, shape, *pairs, int(a["groups"]), source.zero_point), scale)
+        layer = Convolution(wide, bias, None, shape, *pairs, int(a["groups"]), source.zero_point)
+        return _Sum(layer, scale, source.zero_point)
 
     def _average(self, call: Call) -> _Sum:
         source = self._value(call, "self")
@@ -177,7 +200,7 @@ class _Walk:
         ones = np.ones((shape[0], 1, high, wide), np.int64)
         bias = np.full(shape[0], -source.zero_point * high * wide)
         layer = Convolution(ones, bias, None, shape, stride, (0, 0), (1, 1), shape[0], source.zero_point)
-        return _Sum(layer, np.full(shape[0], source.scale / (high * wide)))
+        return _Sum(layer, np.full(shape[0], source.scale / (high * wide)), source.zero_point)
 
     def _bias(self, call: Call, scale: np.ndarray) -> np.ndarray:
         """[filters] int64 in units of `scale`."""

@@ -38,10 +38,8 @@ def _is_weight(tensor: Any) -> bool:
 def by_share(weights: Mapping[str, Tensor], sparsity: float, norm: float, block: int, together: bool) -> Masks:
     """Zero the share `sparsity` of blocks with the lowest norm, over all weights together or in each tensor."""
     scores = {name: block_norms(w, norm, block) for name, w in weights.items()}
-    if together:
-        limit = _limit(torch.cat([s.flatten() for s in scores.values()]), sparsity)
-        return {name: _spread(s > limit, weights[name], block) for name, s in scores.items()}
-    return {name: _spread(s > _limit(s.flatten(), sparsity), weights[name], block) for name, s in scores.items()}
+    kept = _largest(scores, sparsity) if together else {n: _largest({n: s}, sparsity)[n] for n, s in scores.items()}
+    return {name: _spread(kept[name], weights[name], block) for name in weights}
 
 
 def by_threshold(weights: Mapping[str, Tensor], threshold: float, norm: float, block: int) -> Masks:
@@ -90,14 +88,29 @@ def present_masks(graph: GraphModule) -> Masks:
     return {name: attribute(graph, name).detach() != 0 for name in weight_names(graph)}
 
 
-def _limit(scores: Tensor, sparsity: float) -> Tensor:
-    """The score of the last block to go."""
-    count = int(sparsity * scores.numel())
+def _largest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
+    """Which blocks stay when the share `sparsity` of all goes: of equal ones the first go, and none stays that is 0."""
+    count = int(sparsity * sum(s.numel() for s in scores.values()))
+    limit = _smallest(torch.cat([s.flatten() for s in scores.values()]), count)
+    left = count - sum(int((s < limit).sum()) for s in scores.values())
+    kept = {}
+    for name, s in scores.items():
+        kept[name] = s > limit
+        if limit > 0 and (equal := (s == limit).flatten().nonzero().flatten()).numel() > left:
+            kept[name].view(-1)[equal[left:]] = True
+            left = 0
+        elif limit > 0:
+            left -= equal.numel()
+    return kept
+
+
+def _smallest(scores: Tensor, count: int) -> float:
+    """The score of the last of `count` blocks to go."""
     if not count:
-        return torch.tensor(-1.0, dtype=scores.dtype)
+        return 0.0
     # NumPy selects in place in one copy; torch's `sort` and `kthvalue` carry an int64 index with every score.
     values = scores.cpu().to(torch.promote_types(scores.dtype, torch.float32)).numpy()
-    return torch.tensor(np.partition(values, count - 1)[count - 1], dtype=scores.dtype, device=scores.device)
+    return float(np.partition(values, count - 1)[count - 1])
 
 
 def _spread(kept: Tensor, weight: Tensor, block: int) -> Tensor:

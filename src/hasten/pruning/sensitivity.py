@@ -37,6 +37,7 @@ def sensitivity(
         cache: JSON file; read if it was written for the same weights and options, else written.
     """
     key = f"{teacher_key(graph)} {sorted(cutting.kinds)} {cutting.importance} {cutting.approximate} {list(ratios)}"
+    key += f" {cutting.samples}"
     if cache is not None and cache.exists():
         document = json.loads(cache.read_text())
         if document["key"] == key:

@@ -129,7 +129,8 @@ class Further:
         """Cut `graph` so that `share` of the first graph's units is gone."""
         if self.sizes is None:
             self.sizes = {g.name: len(g.units) for g in find_channels(graph).groups}
-        ratios = {name: ratio * share / self.final for name, ratio in self.cutting.ratios.items()}
+        grown = share / self.final if self.final else 1.0
+        ratios = {name: ratio * grown for name, ratio in self.cutting.ratios.items()}
         return cut(graph, self.task, replace(self.cutting, ratios=ratios), share, self.sizes)
 
 

@@ -19,7 +19,8 @@ from hasten.task import Inputs
 aten = torch.ops.aten
 
 # f(x / s) = f(x) / s for s > 0, channel by channel.
-_HOMOGENEOUS = (aten.relu.default, aten.leaky_relu.default, aten.max_pool2d.default, aten.avg_pool2d.default)
+_POOLING = (aten.max_pool2d.default, aten.avg_pool2d.default)
+_HOMOGENEOUS = (aten.relu.default, aten.leaky_relu.default, *_POOLING)
 _GROUPS_ARGUMENT = 6
 
 
@@ -49,7 +50,7 @@ def pairs(graph: GraphModule, *, layer_norms: bool = True) -> list[Pair]:
         while len(value.users) == 1 and next(iter(value.users)).target in _HOMOGENEOUS:
             value = next(iter(value.users))
         consumers = tuple(value.users)
-        if consumers and all(_is_consumer(graph, user, value) for user in consumers):
+        if consumers and all(_is_consumer(graph, u, value) and _same_axis(node, value, u) for u in consumers):
             found.append(Pair(node, value, consumers))
     return found
 
@@ -175,6 +176,20 @@ def _is_consumer(graph: GraphModule, node: Node, value: Node) -> bool:
     groups = node.args[_GROUPS_ARGUMENT] if node.target in CONVOLUTIONS and len(node.args) > _GROUPS_ARGUMENT else 1
     known = isinstance(weight, Node) and tensor_of(graph, weight) is not None and _is_read_once(graph, weight)
     return bool(known and (groups == 1 or is_depthwise(graph, node)))
+
+
+def _same_axis(producer: Node, value: Node, consumer: Node) -> bool:
+    """Whether both layers mean the same dimension of `value` by channels: 1 of a convolution, the last of others."""
+    first = consumer.target in CONVOLUTIONS
+    return (producer.target in CONVOLUTIONS) == first and (first or not _is_pooled(value))
+
+
+def _is_pooled(value: Node) -> bool:
+    while value.target in _HOMOGENEOUS:
+        if value.target in _POOLING:
+            return True
+        value = value.args[0]  # type: ignore[assignment]
+    return False
 
 
 def _is_read_once(graph: GraphModule, parameter: Node) -> bool:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from hasten.errors import InvalidInput
+
 _HALF = 2048
 
 
@@ -49,6 +51,8 @@ class Histogram:
     def _cover(self, reach: float) -> None:
         if reach == 0:
             return
+        if not math.isfinite(reach):
+            raise InvalidInput("Activations must be finite, but a batch made NaN or infinite ones. Check its values.")
         if self.width == 0:
             # A little more than the first batch reaches, so that the next rarely doubles the bins.
             self.width = 1.25 * reach / _HALF

@@ -95,9 +95,10 @@ class PerChannelWeight(ObserverBase):  # type: ignore[misc]
     ) -> None:
         super().__init__(dtype)
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
-        self.low, self.high = torch.zeros(1), torch.zeros(1)
-        # Raised by a bias that would otherwise not fit its 32 bits.
-        self.smallest_scale = torch.zeros(1)
+        # Buffers, so that they are where the weights are. The smallest scale is raised by a bias that would otherwise
+        # not fit its 32 bits.
+        for name in ("low", "high", "smallest_scale"):
+            self.register_buffer(name, torch.zeros(1), persistent=False)
         self.is_rounding = False
 
     def forward(self, x: Tensor) -> Tensor:

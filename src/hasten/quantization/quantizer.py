@@ -226,7 +226,7 @@ def _bias_parameters(bias: Tensor) -> Callable[[list[ObserverBase]], tuple[Tenso
     def derive(observers: list[ObserverBase]) -> tuple[Tensor, Tensor]:
         activation, weight = observers
         input_scale = activation.calculate_qparams()[0]
-        weight.smallest_scale = bias.abs() / (input_scale * 2.0**30)
+        weight.smallest_scale = bias.abs().to(input_scale.device) / (input_scale * 2.0**30)
         scale = input_scale * weight.calculate_qparams()[0]
         return scale, torch.zeros_like(scale, dtype=torch.int64)
 

@@ -8,8 +8,8 @@ from torch.fx import GraphModule
 
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.attention import decompose_attention
-from hasten.graph.canonical import to_inference_form
-from hasten.graph.capture import export
+from hasten.graph.canonical import to_inference_form, writes_in_place
+from hasten.graph.capture import export, export_functional
 from hasten.graph.duplicate import duplicate
 from hasten.graph.fold_batch_norm import fold_batch_norm
 from hasten.quantization.layerwise import refine
@@ -109,7 +109,8 @@ def inference_form(graph: GraphModule, example: Inputs, *, share_tensors: bool =
     fold_batch_norm(graph)
     decompose_attention(graph)
     # Tracing again gives every new node the meta data (shape, dtype) that annotation reads.
-    fresh = export(graph, example).module(check_guards=False)
+    program = export_functional(graph, example) if writes_in_place(graph) else export(graph, example)
+    fresh = program.module(check_guards=False)
     assert isinstance(fresh, GraphModule)
     return fresh
 

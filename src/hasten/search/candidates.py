@@ -15,7 +15,7 @@ from hasten.recipe import Recipe, Target, Technique, describe, make_target, make
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
 from hasten.search.damage import damage_curves, on_few
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import recovers
+from hasten.search.heat import Recovery, recovers
 from hasten.search.session import Session
 from hasten.search.stages import REFITTED_SAMPLES, Shares, find_stages, stage_curves, steps_of
 from hasten.search.trial import Trial, fits, merit_text
@@ -92,9 +92,9 @@ class Architecture:
     frozen: bool = False
     chance: float | None = None
 
-    def recovers(self, steps: int) -> float:
-        """How likely it keeps the accuracy after `steps` of training."""
-        return recovers(self.damage, steps) if self.chance is None else self.chance
+    def recovers(self, steps: int, seen: Sequence[Recovery] = ()) -> float:
+        """How likely it keeps the accuracy after `steps` of training, by how others ended."""
+        return recovers(self.damage, steps, seen) if self.chance is None else self.chance
 
 
 def plain_quantize(step: Technique, **options: Any) -> Technique:

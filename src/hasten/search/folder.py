@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from hasten.distillation.teacher import teacher_key
 from hasten.errors import InvalidInput
 from hasten.measure.holdout import Holdout, add_values
+from hasten.search.journal import Journal
 from hasten.training.randomness import isolated, seed_epoch
 
 _LOCK = ".lock"
@@ -30,8 +31,10 @@ def opened(out: Path, resume: bool) -> Iterator[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = {path.name for path in out.iterdir()} - {_LOCK}
-        if files and not (resume and JOURNAL in files):
-            hint = "Pass `resume` (--resume) to go on with the run in it, or n" if JOURNAL in files else "N"
+        begun = JOURNAL in files and Journal(out / JOURNAL).find("begin") is not None
+        # A run that was refused before it began, for its task or its data, leaves nothing to go on with.
+        if files and not (JOURNAL in files and (resume or not begun)):
+            hint = "Pass `resume` (--resume) to go on with the run in it, or n" if begun else "N"
             raise InvalidInput(f"`out` must be a new or empty folder, but {out} has files. {hint}ame another folder.")
         lock = (out / _LOCK).open("a+")
     except OSError as error:

@@ -18,7 +18,7 @@ _MOST_EPOCHS = 3
 # What everyone in a field gets at first: so many epochs, within these bounds of steps. One long training of what is
 # likely to recover beats several that all stop short.
 _FAIR_EPOCHS, _FAIR_STEPS = 2, (60, 150)
-_HALF_DAMAGE = 0.25
+_HALF_DAMAGES = (0.4, 0.25, 0.15625)
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
 _UNSURE = 0.15
@@ -86,17 +86,38 @@ def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_le
     return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
 
 
-def recovers(damage: float, steps: int) -> float:
+@dataclass(frozen=True)
+class Recovery:
+    """How a training ended: damage before it, steps, and whether the accuracy was kept."""
+
+    damage: float
+    steps: int
+    kept: bool
+
+
+def recovers(damage: float, steps: int, seen: Sequence[Recovery] = ()) -> float:
     """How likely a cut network is to keep the accuracy after `steps` of training: a rule of thumb for who may try.
 
-    A half at a damage that grows with the root of the training: 0.25 at 100 steps. With few steps little damage goes
-    before much speed; with many the other way round.
+    A half at a damage that grows with the root of the training. With few steps little damage goes before much speed;
+    with many the other way round. How much damage 100 steps make good differs between networks: three amounts are held
+    equally likely at first, and by Bayes' rule as they explain what was seen.
 
     Args:
         damage: Squared distance of its answers from the original's before training, in units of their spread.
         steps: Of training.
+        seen: How recoveries of this network ended.
     """
-    return 1 / (1 + (max(damage, 0.0) / (_HALF_DAMAGE * math.sqrt(max(steps, 1) / 100))) ** 2)
+
+    def chance(half: float, of: float, after: int) -> float:
+        return 1 / (1 + (max(of, 0.0) / (half * math.sqrt(max(after, 1) / 100))) ** 2)
+
+    likely = dict.fromkeys(_HALF_DAMAGES, 1.0)
+    for past in seen:
+        for half in likely:
+            kept = chance(half, past.damage, past.steps)
+            likely[half] *= kept if past.kept else 1 - kept
+    total = sum(likely.values()) or 1.0
+    return sum(weight * chance(half, damage, steps) for half, weight in likely.items()) / total
 
 
 def left_after(drop: float, trainings: int) -> float:

@@ -70,12 +70,12 @@ class Bar:
 
     def done(self, line: str, best: str) -> None:
         """Print how the trial ended and advance."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._task, advance=1, best=best)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

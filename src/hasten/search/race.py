@@ -24,7 +24,7 @@ from hasten.search.candidates import (
 )
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import Heat, left_after, plan_heat, promise, worth, worth_first
+from hasten.search.heat import Heat, Recovery, left_after, plan_heat, promise, worth, worth_first
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, contenders, fits, merit_text
@@ -103,6 +103,7 @@ def train_and_race(session: Session) -> None:
     pool = candidates.first(base, _MARGIN * _to_beat(session))
     ceiling = hopeless = float("inf")
     tried: set[Steps] = set()
+    seen: list[Recovery] = []
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
         best = _to_beat(session)
         field = _eligible(session, candidates, pool, tried, best, ceiling, hopeless, first=number == 0)
@@ -110,18 +111,20 @@ def train_and_race(session: Session) -> None:
             why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
             session.decide(f"race {number + 1}", False, why)
             return
-        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.recovers(_USUAL_STEPS))))
+        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.recovers(_USUAL_STEPS, seen))))
         heat = _plan(session, finish, cost, len(field), number, started_s)
         if heat.entrants == 0:
             session.decide(
                 f"race {number + 1}", False, "the time left is too short for a recovery", field[0].merit / best
             )
             return
-        field, entrants = _choose(session, field, best, heat, first=number == 0)
+        field, entrants = _choose(session, field, best, heat, seen, first=number == 0)
         tried |= {a.steps for a in entrants}
         _announce(session, field, entrants, best, heat)
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
         for a, trial in race(session, entrants, heat):
+            if trial.measured and a.chance is None:
+                seen.append(Recovery(a.damage, _steps_of(heat), trial.drop <= session.budget.max_drop))
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
             elif trial.measured:  # it may need no more than some training on
@@ -158,18 +161,22 @@ def _eligible(
 
 
 def _choose(
-    session: Session, field: Sequence[Architecture], best: float, heat: Heat, first: bool
+    session: Session,
+    field: Sequence[Architecture],
+    best: float,
+    heat: Heat,
+    seen: Sequence[Recovery],
+    first: bool,
 ) -> tuple[list[Architecture], list[Architecture]]:
     """The field, those in front with the damage measured on the whole network, and who of them is trained."""
-    # What stays in a race to its end gets twice the training in every rung.
-    steps = heat.steps * (2**heat.rungs - 1)
+    steps = _steps_of(heat)
     two = first and heat.entrants == 1 and heat.steps >= _ENOUGH_STEPS
     then = int(heat.steps * (1 / _FIRST_SHARE - 1)) if two else 0
 
     def ordered(some: Sequence[Architecture]) -> list[Architecture]:
         def expected(a: Architecture) -> float:
-            others = [(b.merit, b.recovers(then)) for b in some if b is not a] if then else []
-            return worth_first((a.merit, a.recovers(steps)), others, best)
+            others = [(b.merit, b.recovers(then, seen)) for b in some if b is not a] if then else []
+            return worth_first((a.merit, a.recovers(steps, seen)), others, best)
 
         return sorted(some, key=expected, reverse=True)
 
@@ -177,6 +184,11 @@ def _choose(
     short = min(len(ranked), _SHORTLISTED * heat.entrants)
     ranked[:short] = ordered([with_damage(session, a) for a in ranked[:short]])
     return ranked, ranked[: heat.entrants]
+
+
+def _steps_of(heat: Heat) -> int:
+    """All training of what stays in a race to its end, twice as much in every rung."""
+    return heat.steps * int(2**heat.rungs - 1)
 
 
 def _announce(

@@ -15,11 +15,12 @@ import numpy as np
 from hasten import __version__
 from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
-from hasten.serve.models import Model, Overloaded, Repository, TooSlow, UnknownModel
+from hasten.serve.models import Model, Overloaded, TooSlow
 from hasten.serve.openapi import document, page
 from hasten.serve.page import PAGE
 from hasten.serve.regions import Regions
-from hasten.serve.tensors import InferRequest, decode_request, encode_response
+from hasten.serve.repository import Repository, UnknownModel
+from hasten.serve.tensors import InferRequest, encode_response
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -174,7 +175,7 @@ class App:
         given = headers.get(b"inference-header-content-length")
         if given is not None and not is_size(given):
             raise InvalidInput("Inference-Header-Content-Length must be a number.")
-        request = decode_request(body, None if given is None else int(given), self.regions)
+        request = model.decode(body, None if given is None else int(given), self.regions)
         outputs = await model.infer(request.inputs)
         return self.inferred(model, request, outputs)
 

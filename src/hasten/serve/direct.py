@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from hasten.serve.app import Answer, App, error_body, failure, is_size
 from hasten.serve.models import Model
-from hasten.serve.tensors import InferRequest, decode_request
+from hasten.serve.tensors import InferRequest
 from hasten.serve.waiting import Call
 
 _PATH = re.compile(rb"/v2/models/([^/?#%\x80-\xff]+)(?:/versions/([^/?#%\x80-\xff]+))?/infer")
@@ -173,7 +173,7 @@ class DirectProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is che
         chunks.clear()
         try:
             model = self._app.repository.get(exchange.model_name, exchange.version)
-            request = decode_request(body, exchange.json_size, self._app.regions)
+            request = model.decode(body, exchange.json_size, self._app.regions)
 
             def tell(outputs: _Outputs, error: _Error) -> None:
                 self._finish(exchange, model, request, outputs, error)

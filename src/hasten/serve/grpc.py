@@ -13,8 +13,9 @@ from hasten.engine.work import DeviceFailed
 from hasten.errors import InvalidInput
 from hasten.serve.app import EXTENSIONS
 from hasten.serve.messages import MESSAGES
-from hasten.serve.models import Overloaded, Repository, TooSlow, UnknownModel
+from hasten.serve.models import Overloaded, TooSlow
 from hasten.serve.regions import Regions
+from hasten.serve.repository import Repository, UnknownModel
 from hasten.serve.tensors import Wanted, check_distinct, chosen, datatype_of, from_bytes, from_values
 
 _SERVICE = "inference.GRPCInferenceService"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from hasten.serve.models import Repository
+from hasten.serve.repository import Repository
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

@@ -14,8 +14,8 @@ import numpy as np
 from hasten.engine.engine import Engine
 from hasten.engine.request import checked_inputs
 from hasten.errors import HastenError, InvalidInput, unknown
-from hasten.serve import memory
-from hasten.serve.tensors import datatype_of
+from hasten.serve.regions import Regions
+from hasten.serve.tensors import InferRequest, datatype_of, decode_request
 from hasten.serve.waiting import Call, TooLate, Waiting
 
 # Named once: an annotation inside a function is evaluated at every request.
@@ -25,10 +25,6 @@ _Error = BaseException | None
 
 # Part of the bound that goes by before a request is seen and after it is answered: sockets, the event loop's turn.
 _ON_THE_WAY = 0.07
-
-
-class UnknownModel(InvalidInput):
-    """A model or version that is not served."""
 
 
 class Overloaded(HastenError):
@@ -148,7 +144,11 @@ class Model:
             InvalidInput: The inputs do not fit.
             Overloaded: The answer would come after the bound, or too much is waiting.
         """
-        inputs = self._ordered(named)
+        try:
+            inputs = self._ordered(named)
+        except InvalidInput:
+            self.counters.failed += 1  # as any other failure, so that whoever watches sees it
+            raise
         rows = len(inputs[0])
         self._admit(rows)
         waiting, start = self._here(), time.perf_counter()
@@ -174,6 +174,14 @@ class Model:
             self.counters.failed += 1
             raise
         return call
+
+    def decode(self, body: bytes, json_size: int | None, regions: Regions) -> InferRequest:
+        """What a body asks of this model; see `decode_request`."""
+        try:
+            return decode_request(body, json_size, regions)
+        except InvalidInput:
+            self.counters.failed += 1
+            raise
 
     def drop(self, call: Call) -> None:
         """Nobody waits for this request any more."""
@@ -285,113 +293,3 @@ class Model:
 
 def _sizes(shape: Sequence[int | None]) -> list[int]:
     return [-1 if x is None else x for x in shape]
-
-
-class Repository:
-    """All models by name and version.
-
-    Args:
-        entries: What may be served; nothing else can be loaded by a client.
-        limits: For every model.
-        engine: Options of `Engine`.
-
-    Attributes:
-        draining: Set when the server is about to end: it says that it is not ready any more.
-    """
-
-    def __init__(self, entries: Sequence[Entry], limits: ServeLimits, engine: Mapping[str, Any] | None = None) -> None:
-        if not entries:
-            raise InvalidInput("A server must have at least one model, but got none.")
-        seen = [(entry.name, entry.version) for entry in entries]
-        for pair in seen:
-            if seen.count(pair) > 1:
-                raise InvalidInput(f"Every model must have its own name and version, but {pair} is there twice.")
-        self.entries = list(entries)
-        self.limits = limits
-        self._options = dict(engine or {})
-        self._models: dict[str, dict[str, Model]] = {}
-        self._loading = asyncio.Lock()
-        self.draining = False
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return bool(self._models) and not self.draining
-
-    def open(self) -> None:
-        """Load everything."""
-        for entry in self.entries:
-            self._models.setdefault(entry.name, {})[entry.version] = self._load(entry)
-
-    def _load(self, entry: Entry) -> Model:
-        bound = None if self.limits.bound_s is None else self.limits.bound_s * 1e3
-        return Model(entry, Engine(*entry.paths, bound_ms=bound, **self._options), self.limits)
-
-    def get(self, name: str, version: str = "") -> Model:
-        """The model; without a version the one with the highest number. Raises `UnknownModel`."""
-        versions = self._models.get(name)
-        if not versions:
-            raise UnknownModel(f"model must be one of {', '.join(self._models) or '(none)'}, but got {name!r:.100}.")
-        if not version:
-            return versions[max(versions, key=_number)]
-        if version not in versions:
-            raise UnknownModel(f"version of {name} must be one of {', '.join(versions)}, but got {version!r:.100}.")
-        return versions[version]
-
-    def versions(self, name: str) -> list[str]:
-        """The versions of a model that are loaded."""
-        return sorted(self._models.get(name, {}), key=_number)
-
-    def models(self) -> list[Model]:
-        """Everything that is loaded."""
-        return [model for versions in self._models.values() for model in versions.values()]
-
-    def index(self) -> list[dict[str, str]]:
-        """Name, version and state of everything that may be served."""
-        return [
-            {
-                "name": entry.name,
-                "version": entry.version,
-                "state": "READY" if entry.version in self._models.get(entry.name, {}) else "UNAVAILABLE",
-                "reason": "" if entry.version in self._models.get(entry.name, {}) else "unloaded",
-            }
-            for entry in self.entries
-        ]
-
-    async def load(self, name: str) -> None:
-        """Load a model again from its folder; requests go to the old one until the new one is ready."""
-        async with self._loading:
-            for entry in self._entries(name):
-                fresh = await asyncio.to_thread(self._load, entry)
-                old = self._models.setdefault(name, {}).get(entry.version)
-                self._models[name][entry.version] = fresh
-                if old is not None:
-                    fresh.counters = old.counters
-                    await asyncio.to_thread(old.engine.close)
-            del old
-            await asyncio.to_thread(memory.give_back)
-
-    async def unload(self, name: str) -> None:
-        """Take a model away after answering what it has taken."""
-        async with self._loading:
-            self._entries(name)
-            for model in self._models.pop(name, {}).values():
-                await asyncio.to_thread(model.engine.close)
-                del model
-            await asyncio.to_thread(memory.give_back)
-
-    def _entries(self, name: str) -> list[Entry]:
-        found = [entry for entry in self.entries if entry.name == name]
-        if not found:
-            names = ", ".join(sorted({entry.name for entry in self.entries}))
-            raise UnknownModel(f"model must be one of {names}, but got {name!r:.100}.")
-        return found
-
-    def close(self) -> None:
-        """Answer what was taken, then end every engine."""
-        for model in self.models():
-            model.engine.close()
-
-
-def _number(version: str) -> tuple[int, str]:
-    return (int(version), "") if version.isdecimal() else (-1, version)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hasten.errors import InvalidInput
-from hasten.serve.models import Entry, Repository
+from hasten.serve.models import Entry
+from hasten.serve.repository import Repository
 from hasten.serve.run import ServeOptions
 
 _IN_FLIGHT = 256

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from hasten import __version__
-from hasten.serve.models import Repository
+from hasten.serve.repository import Repository
 
 _TENSOR = {
     "type": "object",

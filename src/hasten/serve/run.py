@@ -11,7 +11,8 @@ from typing import Any
 
 from hasten.errors import InvalidInput
 from hasten.serve import memory
-from hasten.serve.models import Entry, Repository, ServeLimits
+from hasten.serve.models import Entry, ServeLimits
+from hasten.serve.repository import Repository
 
 
 @dataclass(frozen=True)

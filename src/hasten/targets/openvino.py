@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the captured graph as `model.xml` + `model.bin`, read through its ONNX frontend."""
 
 import importlib.util
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,14 @@ class OpenVino:
         return program
 
 
+def _at(path: Path, other: Path) -> None:
+    """Give a file a second name; a link that shows its target would be refused by whoever reads it."""
+    try:
+        other.hardlink_to(path)
+    except OSError:  # on another file system
+        shutil.copyfile(path, other)
+
+
 def _without_zero_points(path: Path, folder: Path) -> Path:
     """The same in `folder` without the zero points of weights that are all 0; `path` itself where there are none.
 
@@ -154,6 +163,6 @@ def _without_zero_points(path: Path, folder: Path) -> Path:
         return path
     for beside in path.parent.iterdir():  # weights may stand in a file of their own
         if beside != path:
-            (folder / beside.name).symlink_to(beside.resolve())
+            _at(beside, folder / beside.name)
     onnx.save(model, folder / path.name)
     return folder / path.name

@@ -89,6 +89,7 @@ class TensorRt:
                 f"fp8 must have a compute capability of {' or '.join(_FP8_CAPABILITIES)}, but got {self.capability}."
             )
         usual = len(task.example[0])
+        largest = max(usual, self.largest)
         with tempfile.TemporaryDirectory() as name:
             scratch = Path(name)
             write_onnx(signed, task.example, scratch / "model.onnx", _FP8_OPSET if has_fp8 else None)
@@ -98,10 +99,12 @@ class TensorRt:
                 folder=scratch,
                 capability=self.capability,
                 tf32=self.precision == "tf32",
-                sizes=[1, usual, max(usual, self.largest)],
+                sizes=[1, usual, largest],
             )
             (folder / "model.engine").write_bytes((scratch / "model.engine").read_bytes())
-        (folder / "report.json").write_text(json.dumps({"capability": self.capability, **report}, indent=2))
+        (folder / "report.json").write_text(
+            json.dumps({"capability": self.capability, "largest": largest, **report}, indent=2)
+        )
 
     def load(self, folder: Path) -> Program:
         """The engine on the current GPU, its memory held by PyTorch."""
@@ -117,17 +120,25 @@ class TensorRt:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
         def program(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+            # The engine has room for so many rows at a time.
+            starts = range(0, len(inputs[0]), report["largest"])
+            parts = [some(*(x[start : start + report["largest"]] for x in inputs)) for start in starts]
+            return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+        def some(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
             with torch.cuda.stream(stream):
                 held = [torch.from_numpy(np.ascontiguousarray(x)).cuda() for x in inputs]
                 for name, x in zip(report["inputs"], held, strict=True):
-                    context.set_input_shape(name, tuple(x.shape))
+                    if not context.set_input_shape(name, tuple(x.shape)):
+                        raise Unsupported(f"The engine must take inputs of shape {tuple(x.shape)}, but refuses them.")
                     context.set_tensor_address(name, x.data_ptr())
                 found = []
                 for name in report["outputs"]:
                     dtype = torch.from_numpy(np.empty(0, trt.nptype(engine.get_tensor_dtype(name)))).dtype
                     found.append(torch.empty(tuple(context.get_tensor_shape(name)), dtype=dtype, device="cuda"))
                     context.set_tensor_address(name, found[-1].data_ptr())
-                context.execute_async_v3(stream.cuda_stream)
+                if not context.execute_async_v3(stream.cuda_stream):
+                    raise Unsupported("The engine must run on its inputs, but TensorRT reports a failure.")
             stream.synchronize()
             return tuple(y.cpu().numpy() for y in found)
 

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hasten.errors import Unsupported
 from hasten.graph.aten.elementwise import axes, promote, softmax
 from hasten.graph.aten.shapes import pad
@@ -303,7 +305,12 @@ def _target_size(x: Any, output_size: Any, scale_factors: Any) -> list[Any]:
 def _upsample_nearest(xp: Any, output_size: Any = None, scale_factors: Any = None, **rest: Any) -> Any:
     x = rest["input"] if "input" in rest else rest["self"]
     for axis, size in enumerate(_target_size(x, output_size, scale_factors), start=2):
-        x = xp.take(x, xp.asarray([i * x.shape[axis] // size for i in range(size)]), axis=axis)
+        length = x.shape[axis]
+        # torch rounds the step to float32; twice and once the size are exact there too.
+        step = np.float32(1 / scale_factors[axis - 2]) if scale_factors else np.float32(length) / np.float32(size)
+        exact = size in (length, 2 * length)
+        places = [i * length // size if exact else min(int(np.float32(i) * step), length - 1) for i in range(size)]
+        x = xp.take(x, xp.asarray(places), axis=axis)
     return x
 
 

@@ -35,11 +35,10 @@ TABLE: dict[str, Function] = {
     "aten.to",
     "aten._to_copy",
     "aten.type_as",
-    "aten.float",
 )
 def _same(xp: Any, **arguments: Any) -> Any:
     x = arguments["self"] if "self" in arguments else arguments["input"]
-    dtype = arguments.get("dtype")
+    dtype = arguments.get("dtype") or getattr(arguments.get("other"), "dtype", None)
     return x if dtype is None else x.astype(dtype)
 
 
