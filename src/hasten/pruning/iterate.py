@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -14,6 +15,7 @@ from hasten.graph.duplicate import move
 from hasten.task import Task
 from hasten.training import Training, mean_score, task_loss, train
 from hasten.training.device import pick_device, pick_dtype
+from hasten.training.randomness import isolated
 
 Step = Callable[[GraphModule, float], GraphModule]
 """(graph, share pruned after this step) -> pruned graph."""
@@ -77,9 +79,10 @@ class _Recovery:
 
     def __call__(self, graph: GraphModule, after_step: Mask | None) -> GraphModule:
         batches = Pairs.of(self.task)
-        inputs, target = next(iter(batches))
         device = pick_device(self.options.device)
-        answers = self.teacher(*(x.to(device) for x in inputs))
+        with isolated(), torch.no_grad():
+            inputs, target = next(iter(batches))
+            answers = self.teacher(*(x.to(device) for x in inputs))
         name = default_loss(answers, target, self.task)
         count = len(as_tuple(answers))
         loss = Objective(name, task_loss(self.task), (count, count), temperature=4.0, alpha=0.9, beta=2.0)
