@@ -1,5 +1,6 @@
 """The holdout is split once, the parts never meet, and wrong loaders are refused."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from hasten.errors import InvalidInput
-from hasten.measure.holdout import store_holdout
+from hasten.measure.holdout import add_values, store_holdout
 from hasten.task import Task
 
 
@@ -86,3 +87,20 @@ def test_a_target_that_wants_a_gradient_is_taken_as_a_value(tmp_path: Path) -> N
 def test_a_wrong_holdout_is_refused(holdout: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=message):
         store_holdout(_task(holdout), tmp_path, seed=0)
+
+
+def test_any_values_can_be_told_apart() -> None:
+    def found(*values: object) -> str:
+        digest = hashlib.sha256()
+        add_values(digest, values)
+        return digest.hexdigest()
+
+    kinds = [
+        torch.tensor(1.0),
+        torch.ones(1),
+        torch.ones(2, 0),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.tensor(True),
+    ]
+    assert len({found(x) for x in [*kinds, "text", 7, None]}) == 8
+    assert found(torch.arange(6).reshape(2, 3).T) == found(torch.arange(6).reshape(2, 3).T.contiguous())

@@ -134,13 +134,14 @@ def check_alike(runners: Sequence[Runner]) -> None:
         InvalidInput: Names two that differ.
     """
     for kind in ("inputs", "outputs"):
-        specs = {r.name: [(x["dtype"], x["shape"][1:]) for x in getattr(r, kind)] for r in runners if getattr(r, kind)}
-        if differing := [name for name, spec in specs.items() if spec != next(iter(specs.values()))]:
-            first, other = next(iter(specs)), differing[0]
-            raise InvalidInput(
-                f"The devices of an engine must have the same {kind}, but {first} has {specs[first]} and {other} has "
-                f"{specs[other]}."
-            )
+        specs = [(r.name, [(x["dtype"], x["shape"][1:]) for x in getattr(r, kind)]) for r in runners]
+        specs = [(name, spec) for name, spec in specs if spec]
+        for name, spec in specs:
+            if spec != specs[0][1]:
+                raise InvalidInput(
+                    f"The devices of an engine must have the same {kind}, but {specs[0][0]} has {specs[0][1]} and "
+                    f"{name} has {spec}."
+                )
 
 
 def divide_cores(replicas: int, threads: int) -> tuple[frozenset[int], ...]:

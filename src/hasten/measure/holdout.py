@@ -69,7 +69,7 @@ def add_values(digest: Any, values: Any) -> None:
     for leaf in pytree.tree_leaves(values):
         if isinstance(leaf, Tensor):
             digest.update(repr((tuple(leaf.shape), leaf.dtype)).encode())
-            digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(leaf.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         else:
             digest.update(repr(leaf).encode())
 

@@ -18,6 +18,7 @@ from hasten.search.journal import Journal
 from hasten.training.randomness import isolated, seed_epoch
 
 _LOCK = ".lock"
+DATA = "data"
 JOURNAL = "journal.jsonl"
 
 
@@ -33,7 +34,8 @@ def opened(out: Path, resume: bool) -> Iterator[Path]:
         files = {path.name for path in out.iterdir()} - {_LOCK}
         begun = JOURNAL in files and Journal(out / JOURNAL).find("begin") is not None
         # A run that was refused before it began, for its task or its data, leaves nothing to go on with.
-        if files and not (JOURNAL in files and (resume or not begun)):
+        refused = not begun and files <= {JOURNAL, DATA}
+        if files and not refused and not (JOURNAL in files and resume):
             hint = "Pass `resume` (--resume) to go on with the run in it, or n" if begun else "N"
             raise InvalidInput(f"`out` must be a new or empty folder, but {out} has files. {hint}ame another folder.")
         lock = (out / _LOCK).open("a+")

@@ -27,7 +27,7 @@ from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finalists import choose_finalists, error_shares
 from hasten.search.finals import Final, Finals, run_finals
-from hasten.search.folder import JOURNAL, check_same, identity, opened
+from hasten.search.folder import DATA, JOURNAL, check_same, identity, opened
 from hasten.search.journal import Journal
 from hasten.search.limits import check_finalists
 from hasten.search.packing import ship_each, ship_final
@@ -117,7 +117,7 @@ def run(
             graph = capture(task.model, task.inner.example)
         listener.trying("reading the holdout")
         with clock(taken, "holdout"):
-            holdout = store_holdout(task, folder / "data", seed)
+            holdout = store_holdout(task, folder / DATA, seed)
         setup = {
             "task": task.name,
             "device": fingerprint(),
