@@ -22,3 +22,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InvalidInput:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InvalidInput(f"{kind} must be one of {', '.join(known)}, but got {name!r}.{hint}")
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in one line; of an error that is not hasten's own with its name."""
+    if isinstance(error, HastenError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hasten.diagnosis.child import has_profiler
-from hasten.errors import HastenError
+from hasten.errors import HastenError, reason
 from hasten.recipe import Recipe, Target, make_target, make_technique, name_of, options_of, targets
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Maker:
                 graph = _dry(step).apply(graph, self._task)
             self._compile(graph, recipe, folder)
         except Exception as error:  # also a compiler's own: the other versions must outlive it
-            return replace(version, failure=_why(error))
+            return replace(version, failure=reason(error))
         return version
 
     def _compile(self, graph: "GraphModule", recipe: Recipe, folder: Path) -> None:
@@ -171,14 +171,8 @@ def _convert(target: Target, source: Path, place: Path) -> str | None:
         convert(source / "model.onnx", place)
     except Exception as error:  # a converter's own, of an operator that it does not know
         shutil.rmtree(place)
-        return _why(error)
+        return reason(error)
     return ""
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, HastenError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def single_threaded(version: Version) -> Version:

@@ -1,7 +1,7 @@
 """Batch inference over a large input: streaming, in constant memory, resumable by shards, written atomically."""
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hasten.alone import LOCK, take
 from hasten.artifact import Artifact
 from hasten.engine.engine import Engine
 from hasten.engine.images import ImageReader
@@ -22,7 +23,7 @@ from hasten.engine.sources import Chunk, Shard, files_of, open_source
 from hasten.errors import InvalidInput
 from hasten.machine import usable_cores
 
-_JOB, _LOCK = "job.json", ".lock"
+_JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Job:
     decode_threads: int = 0
     parquet: bool = False
 
+    @functools.cached_property
     def shards(self) -> list[Shard]:
         """The parts of the input; the same wherever they are listed."""
         return open_source(self.source, shard_rows=self.shard_rows, column=self.column)
@@ -136,21 +138,20 @@ class Job:
             InvalidInput: Says which rule is broken.
         """
         _only_input(self.artifact)
-        self.shards()
+        _ = self.shards
 
     def begin(self) -> list[int]:
         """Make the output folder or take it up again; returns the numbers of the shards that are still to do."""
         _claim(self.output, self._described())
-        return [index for index in range(len(self.shards())) if not self.part(index).exists()]
+        return [index for index in range(len(self.shards)) if not self.part(index).exists()]
 
     def _described(self) -> dict[str, Any]:
         """What decides the output, as JSON gives it back."""
-        shards = self.shards()
         job = {
             "artifact_sha256": hashlib.sha256((self.artifact / "manifest.json").read_bytes()).hexdigest(),
             "files": files_of(self.source),
-            "shards": [shard.name for shard in shards],
-            "rows": [shard.rows for shard in shards],
+            "shards": [shard.name for shard in self.shards],
+            "rows": [shard.rows for shard in self.shards],
             "column": self.column,
             "decode": {"size": self.size, **self.reading},
             "parquet": self.parquet,
@@ -168,7 +169,7 @@ class ShardRunner:
     """
 
     def __init__(self, job: Job, **engine: Any) -> None:
-        self.job, self.shards = job, job.shards()
+        self.job, self.shards = job, job.shards
         decode = _Decode(_only_input(job.artifact), job.size, **job.reading)
         self._pipeline = Pipeline([Stage("decode", decode, threads=job.decode_threads or usable_cores())])
         self._engine = Engine(job.artifact, **engine)
@@ -275,14 +276,12 @@ def held(output: Path) -> Iterator[None]:
         InvalidInput: Another job is writing to it.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with (output / _LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (output / LOCK).open("a+") as lock:
+        if take(lock):
             raise InvalidInput(
                 f"OUTPUT must be a folder that no other job writes to, but one is writing to {output}. Wait for it, or "
                 "name another."
-            ) from None
+            )
         yield
 
 
@@ -297,7 +296,7 @@ def _claim(output: Path, job: dict[str, Any]) -> None:
             )
         for left in output.glob("*.unfinished"):
             left.unlink()
-    elif any(x.name != _LOCK for x in output.iterdir()):
+    elif any(x.name != LOCK for x in output.iterdir()):
         raise InvalidInput(f"OUTPUT must be new or empty, but {output} holds files. Name another.")
     else:
         with _appearing(path) as file:

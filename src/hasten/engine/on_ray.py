@@ -62,7 +62,7 @@ def run_batch_on_ray(
 
 def _run(ray: Any, job: Job, address: str, actors: int, progress: Callable[[int, int | None], None]) -> BatchReport:
     """Rounds over what is left, until every part is there or no worker finishes one."""
-    todo, shards = job.begin(), job.shards()
+    todo, shards = job.begin(), job.shards
     sizes = [shards[index].rows for index in todo]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     start, rows = time.perf_counter(), 0

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from torch.fx import GraphModule
 
+from hasten.errors import reason
 from hasten.graph.capture import has_dynamic_batch, placeholders
 from hasten.graph.fuse import fuse
 from hasten.measure.accuracy import outputs_of, reference_targets, scores
@@ -22,7 +23,7 @@ from hasten.measure.holdout import Holdout
 from hasten.measure.latency import Latency, best_throughput, compare
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.recipe import Recipe, Target, describe, make_target
-from hasten.search.compiler import COMPILE_SECONDS, Compiler, reason
+from hasten.search.compiler import COMPILE_SECONDS, Compiler
 from hasten.search.graphs import GraphStore
 from hasten.search.limits import stated
 from hasten.search.loading import compiled_as, fastest, ways
@@ -103,7 +104,7 @@ class Bench:
         self.recipe = Recipe((), make_target(BASELINE))
         started = time.perf_counter()
         done = self.folder(0).parent / "outputs.json"
-        self.unlabelled, self.content_sha256 = holdout.targets is None, holdout.content_sha256
+        self._given = holdout
         with ExitStack() as children:
             self._compiler = children.enter_context(Compiler(folder.parent / f"compiler{own}", compile_limit_s))
             if not done.exists():
@@ -121,6 +122,16 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         """End the original's process and the compiler's."""
         self._children.close()
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the task came without labels, so that the original's answers stand for them."""
+        return self._given.targets is None
+
+    @property
+    def content_sha256(self) -> str:
+        """Of the holdout as the task gave it; see `Holdout.content_sha256`."""
+        return self._given.content_sha256
 
     @property
     def right_or_wrong(self) -> bool:

@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 import hasten.errors
 from hasten import environments
 from hasten.children import Child, follow_parent
-from hasten.errors import HastenError
+from hasten.errors import HastenError, reason
 from hasten.graph.capture import has_dynamic_batch
 from hasten.graph.shapes import trace_shapes
 from hasten.graph.storage import load_graph, save_graph
@@ -131,13 +131,6 @@ class Compiler:
         """End the child and remove the scratch space."""
         self._end()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def reason(error: Exception) -> str:
-    """Why a trial failed, in one line."""
-    if isinstance(error, HastenError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def usable_memory_bytes() -> int:

@@ -268,9 +268,9 @@ class TrialMaker:
         """
         import pickle
 
+        from hasten.errors import reason
         from hasten.graph.capture import capture
         from hasten.search.bench import Bench
-        from hasten.search.compiler import reason
 
         if differs := _differences(fingerprint(), like):
             return f"it is of another device class: {differs}"

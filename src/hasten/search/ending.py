@@ -81,10 +81,10 @@ def _nearest_final(finals: Sequence[Final], budget: Budget) -> str:
 
 
 def _nearest_trial(trials: Sequence[Trial], budget: Budget) -> str:
-    measured = [t for t in trials[1:] if t.measured]
     if len(trials) == 1:
         why = "the deadline ended while the original was being measured" if budget.minutes else "none was left to try"
         return f"No candidate was tried: {why}. Give more `minutes`, or more targets."
+    measured = [t for t in trials[1:] if t.measured]
     if not measured:
         return "No candidate could be measured; the trials say why."
     kept = [t for t in measured if t.drop <= budget.max_drop]

@@ -1,9 +1,7 @@
 """The run folder: one search at a time in it, new or resumed, and only ever for the same task, budget and seed."""
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +9,13 @@ from typing import Any
 
 from torch.fx import GraphModule
 
+from hasten.alone import LOCK, take
 from hasten.distillation.teacher import teacher_key
 from hasten.errors import InvalidInput
 from hasten.measure.holdout import Holdout, add_values
 from hasten.search.journal import Journal
 from hasten.training.randomness import isolated, seed_epoch
 
-_LOCK = ".lock"
 DATA = "data"
 JOURNAL = "journal.jsonl"
 
@@ -31,28 +29,22 @@ def opened(out: Path, resume: bool) -> Iterator[Path]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files = {path.name for path in out.iterdir()} - {_LOCK}
+        files = {path.name for path in out.iterdir()} - {LOCK}
         begun = JOURNAL in files and Journal(out / JOURNAL).find("begin") is not None
         # A run that was refused before it began, for its task or its data, leaves nothing to go on with.
         refused = not begun and files <= {JOURNAL, DATA}
         if files and not refused and not (JOURNAL in files and resume):
             hint = "Pass `resume` (--resume) to go on with the run in it, or n" if begun else "N"
             raise InvalidInput(f"`out` must be a new or empty folder, but {out} has files. {hint}ame another folder.")
-        lock = (out / _LOCK).open("a+")
+        lock = (out / LOCK).open("a+")
     except OSError as error:
         raise InvalidInput(f"`out` must be a writable folder, but {out} is not: {error.strerror}.") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
+        if holder := take(lock):
             raise InvalidInput(
-                f"`out` must be a folder that no other search is using, but process {lock.read().strip() or '?'} is "
-                f"searching in {out}. Wait for it, or name another folder."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+                f"`out` must be a folder that no other search is using, but process {holder} is searching in {out}. "
+                "Wait for it, or name another folder."
+            )
         yield out.resolve()
 
 

@@ -40,6 +40,11 @@ class Heat:
     steps: int
     cost_s: float
 
+    @property
+    def all_steps(self) -> int:
+        """Of what stays to the end: every rung has twice as many as the one before."""
+        return self.steps * int(2**self.rungs - 1)
+
 
 def plan_heat(left_s: float, step_s: float, overhead_s: float, per_epoch: int, available: int) -> Heat:
     """The widest race that fits, in which everyone gets a fair first training: two epochs, or some dozen steps.

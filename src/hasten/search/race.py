@@ -124,7 +124,7 @@ def train_and_race(session: Session) -> None:
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
         for a, trial in race(session, entrants, heat):
             if trial.measured and a.chance is None:
-                seen.append(Recovery(a.damage, _steps_of(heat), trial.drop <= session.budget.max_drop))
+                seen.append(Recovery(a.damage, heat.all_steps, trial.drop <= session.budget.max_drop))
             if trial.drop > _FAR * session.budget.max_drop:
                 ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
             elif trial.measured:  # it may need no more than some training on
@@ -169,14 +169,13 @@ def _choose(
     first: bool,
 ) -> tuple[list[Architecture], list[Architecture]]:
     """The field, those in front with the damage measured on the whole network, and who of them is trained."""
-    steps = _steps_of(heat)
     two = first and heat.entrants == 1 and heat.steps >= _ENOUGH_STEPS
     then = int(heat.steps * (1 / _FIRST_SHARE - 1)) if two else 0
 
     def ordered(some: Sequence[Architecture]) -> list[Architecture]:
         def expected(a: Architecture) -> float:
             others = [(b.merit, b.recovers(then, seen)) for b in some if b is not a] if then else []
-            return worth_first((a.merit, a.recovers(steps, seen)), others, best)
+            return worth_first((a.merit, a.recovers(heat.all_steps, seen)), others, best)
 
         return sorted(some, key=expected, reverse=True)
 
@@ -184,11 +183,6 @@ def _choose(
     short = min(len(ranked), _SHORTLISTED * heat.entrants)
     ranked[:short] = ordered([with_damage(session, a) for a in ranked[:short]])
     return ranked, ranked[: heat.entrants]
-
-
-def _steps_of(heat: Heat) -> int:
-    """All training of what stays in a race to its end, twice as much in every rung."""
-    return heat.steps * int(2**heat.rungs - 1)
 
 
 def _announce(

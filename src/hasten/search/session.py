@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hasten import judged
-from hasten.errors import HastenError
+from hasten.errors import HastenError, reason
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
 from hasten.search.bench import Bench
-from hasten.search.compiler import reason
 from hasten.search.distributed import Job, Nodes, NodesLost
 from hasten.search.finalists import Counts
 from hasten.search.finals import throughput_limit_s

@@ -1,6 +1,5 @@
 """ExecuTorch: an exported program with its layers in XNNPACK, run by ExecuTorch's runtime."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import Unsupported
+from hasten.machine import usable_cores
 from hasten.pieces import in_pieces
 
 
@@ -52,8 +52,7 @@ def load(folder: Path, threads: int, batch: int) -> Callable[..., tuple[np.ndarr
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    _unsafe_reset_threadpool(threads or cores)
+    _unsafe_reset_threadpool(threads or usable_cores())
     program = Runtime.get().load_program(folder / "model.pte")
     method = program.load_method("forward")
 

@@ -1,7 +1,6 @@
 """IREE: a plan through JAX and StableHLO to machine code for this CPU at one batch size, run by IREE's own runtime."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from hasten.errors import Unsupported
 from hasten.graph.plan import Plan
+from hasten.machine import usable_cores
 from hasten.pieces import in_pieces
 
 _FLAGS = ("--iree-opt-level=O3", "--iree-llvmcpu-target-cpu=host")
@@ -57,9 +57,8 @@ def load(folder: Path, threads: int) -> Callable[..., tuple[np.ndarray, ...]]:
     """
     import iree.runtime as runtime
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Read once, when the process makes its first device.
-    runtime.flags.parse_flags(f"--task_topology_group_count={threads or cores}")
+    runtime.flags.parse_flags(f"--task_topology_group_count={threads or usable_cores()}")
     module = runtime.load_vm_flatbuffer_file(str(folder / "model.vmfb"), driver="local-task")
     size = int(json.loads((folder / "inputs.json").read_text())[0][0][0])
 

@@ -1,6 +1,5 @@
 """LiteRT: an exported program to a TFLite file, fully int8 if wanted, run by LiteRT's interpreter with XNNPACK."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import Unsupported
+from hasten.machine import usable_cores
 from hasten.pieces import in_pieces
 
 # Offsets inside a flatbuffer have 31 bits; a file near that keeps its constants behind it.
@@ -129,8 +129,7 @@ def load(folder: Path, threads: int) -> Callable[..., tuple[np.ndarray, ...]]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=threads or cores)
+    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=threads or usable_cores())
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     ins, outs = runner.get_input_details(), runner.get_output_details()
