@@ -82,3 +82,19 @@ def test_shared_memory_and_reload(client: Any, artifact: Path, name: str) -> Non
         shm.destroy_shared_memory_region(region)
     client.load_model("tiny")
     assert client.is_model_ready("tiny")
+
+
+def test_what_is_refused_is_counted_as_failed(client: Any, name: str) -> None:
+    def failures() -> int:
+        return int(client.get_inference_statistics("tiny").model_stats[0].inference_stats.fail.count)
+
+    before = failures()
+    given = triton.InferInput(name, [1, 4], "FP32")
+    given.set_shared_memory("nowhere", 16)
+    with pytest.raises(Exception, match="nowhere"):
+        client.infer("tiny", [given])
+    output = triton.InferRequestedOutput("output_0", class_count=2)
+    given.set_data_from_numpy(np.zeros((1, 4), np.float32))
+    with pytest.raises(Exception, match="classification"):
+        client.infer("tiny", [given], outputs=[output])
+    assert failures() == before + 2

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from hasten.errors import Unsupported
 from hasten.graph.attention import decompose_without_heads
 from hasten.graph.capture import export, has_dynamic_batch, outputs, placeholders
+from hasten.graph.onnx_shortcuts import decompose_by_node, remembered_operators
 from hasten.graph.quiet import quiet
 from hasten.task import Inputs
 
@@ -40,14 +41,15 @@ def write_onnx(graph: GraphModule, example: Inputs, path: Path, opset: int | Non
     # The exporter prints progress and warns about its own internals; neither is of use to a user.
     with quiet("torch.onnx", "onnxscript", "onnx_ir", categories=(Warning,)), contextlib.redirect_stdout(io.StringIO()):
         try:
-            program = torch.onnx.export(
-                export(decompose_without_heads(graph), example),
-                dynamo=True,
-                input_names=names_in,
-                output_names=names_out,
-                opset_version=opset,
-                verbose=False,
-            )
+            with remembered_operators():
+                program = torch.onnx.export(
+                    decompose_by_node(export(decompose_without_heads(graph), example)),
+                    dynamo=True,
+                    input_names=names_in,
+                    output_names=names_out,
+                    opset_version=opset,
+                    verbose=False,
+                )
         except torch.onnx.OnnxExporterError as error:
             raise Unsupported(f"The graph cannot be written as ONNX: {_cause(error)}") from error
         assert program is not None

@@ -27,6 +27,7 @@ from hasten.search.compiler import COMPILE_SECONDS, Compiler
 from hasten.search.graphs import GraphStore
 from hasten.search.limits import stated
 from hasten.search.loading import compiled_as, fastest, ways
+from hasten.search.pacemaker import Pacemaker
 from hasten.search.space import BASELINE
 from hasten.search.trial import Trial, merit_of
 from hasten.task import Task
@@ -88,10 +89,7 @@ class Bench:
         self._folder = folder
         self.objective = objective
         self.limits = dict(limits or {})
-        # What disturbs a machine for minutes hits an interpreter of many small calls otherwise than a compiled program
-        # on all cores: minutes apart, one program was 7 and 10 times as fast as the original. Against this trial's,
-        # which is of their kind, candidates are measured alike at any time; the original only sets the scale.
-        self.pacemaker: Trial | None = None
+        self.pacemaker: Pacemaker | None = None
         self._compiled: dict[tuple[Any, ...], Path] = {}
         self._counter = EnergyCounter() if objective == "energy" else None
         fixed = None if has_dynamic_batch(graph) else len(task.example[0])
@@ -120,7 +118,8 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the original's process and the compiler's."""
+        """End the processes of the original, the pacemaker and the compiler."""
+        self.pace_by(None)
         self._children.close()
 
     @property
@@ -145,6 +144,12 @@ class Bench:
         if not self.baseline.runs:
             self.baseline.close()
             self.baseline = self.worker(0, self.recipe)
+
+    def pace_by(self, trial: Trial | None) -> None:
+        """Time later candidates against this trial's program; None: against the original."""
+        if self.pacemaker is not None:
+            self.pacemaker.close()
+        self.pacemaker = None if trial is None else Pacemaker(trial, lambda t: self.worker(t.number, t.recipe))
 
     def original(self) -> Trial:
         """The original as trial 0."""
@@ -286,25 +291,22 @@ class Bench:
         """Latency of programs against the original, by way of the pacemaker if there is one; and of several, whether
         that one is slower now than it was.
         """
-        pacemaker, original = self.pacemaker, {"original": self.baseline}
-        paced: dict[str, Worker] = {}
-        with ExitStack() as stack:
-            if pacemaker is not None:
-                with suppress(ProgramFailed):
-                    paced[_PACEMAKER] = stack.enter_context(self.worker(pacemaker.number, pacemaker.recipe))
-            if pacemaker is None or not paced:
-                return self.compare(original | dict(workers), "original", turns), False
-            # The original takes long, and is only asked whether a minute is too disturbed to choose between ways.
-            others = original if len(workers) > 1 else {}
-            # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
-            try:
-                found = self.compare(others | dict(workers) | paced, _PACEMAKER, max(turns, _PACED_TURNS))
-            except ProgramFailed:
-                if not paced[_PACEMAKER].failure:
-                    raise
-                return self.compare(original | dict(workers), "original", turns), False
-        disturbed = "original" in found and pacemaker.ratio * found["original"].ratio > _DISTURBED
-        return {name: found[name].scaled(pacemaker.ratio) for name in workers}, disturbed
+        original = {"original": self.baseline}
+        paced = self.pacemaker.program() if self.pacemaker is not None else None
+        if self.pacemaker is None or paced is None:
+            return self.compare(original | dict(workers), "original", turns), False
+        # The original takes long, and is only asked whether a minute is too disturbed to choose between ways.
+        timed = (original if len(workers) > 1 else {}) | dict(workers) | {_PACEMAKER: paced}
+        # Turn by turn against the pacemaker itself: by way of the original, its bad turns would count twice.
+        try:
+            found = self.compare(timed, _PACEMAKER, max(turns, _PACED_TURNS))
+        except ProgramFailed:
+            if not paced.failure:
+                raise
+            return self.compare(original | dict(workers), "original", turns), False
+        scale = self.pacemaker.trial.ratio
+        disturbed = "original" in found and scale * found["original"].ratio > _DISTURBED
+        return {name: found[name].scaled(scale) for name in workers}, disturbed
 
     def compare(self, workers: Mapping[str, Worker], baseline: str, turns: int) -> dict[str, Latency]:
         """Latency of programs in turns, on real inputs at the batch size of latency.

@@ -35,7 +35,7 @@ def retime(session: Session) -> None:
         if "failure" in times:
             session.decide("timing the fastest again", False, times["failure"])
         session.trials[:] = with_new_times(session.trials, session.journal)
-    session.bench.pacemaker = session.best
+    session.bench.pace_by(session.best)
 
 
 def with_new_times(trials: Sequence[Trial], journal: Journal) -> list[Trial]:

@@ -132,9 +132,11 @@ class Service:
 
     async def _model_infer(self, request: Any) -> Any:
         model = self._repository.get(request.model_name, request.model_version)
-        wanted = [_wanted(x) for x in request.outputs]
-        check_distinct("outputs", [x.name for x in wanted])
-        outputs = await model.infer(self._inputs(request))
+        with model.counting_refusals():
+            wanted = [_wanted(x) for x in request.outputs]
+            check_distinct("outputs", [x.name for x in wanted])
+            inputs = self._inputs(request)
+        outputs = await model.infer(inputs)
         response = MESSAGES["ModelInferResponse"](
             model_name=request.model_name, model_version=model.entry.version, id=request.id
         )

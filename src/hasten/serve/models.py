@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -144,11 +145,8 @@ class Model:
             InvalidInput: The inputs do not fit.
             Overloaded: The answer would come after the bound, or too much is waiting.
         """
-        try:
+        with self.counting_refusals():
             inputs = self._ordered(named)
-        except InvalidInput:
-            self.counters.failed += 1  # as any other failure, so that whoever watches sees it
-            raise
         rows = len(inputs[0])
         self._admit(rows)
         waiting, start = self._here(), time.perf_counter()
@@ -175,13 +173,19 @@ class Model:
             raise
         return call
 
-    def decode(self, body: bytes, json_size: int | None, regions: Regions) -> InferRequest:
-        """What a body asks of this model; see `decode_request`."""
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count input that is refused as any other failure, so that whoever watches sees it."""
         try:
-            return decode_request(body, json_size, regions)
+            yield
         except InvalidInput:
             self.counters.failed += 1
             raise
+
+    def decode(self, body: bytes, json_size: int | None, regions: Regions) -> InferRequest:
+        """What a body asks of this model; see `decode_request`."""
+        with self.counting_refusals():
+            return decode_request(body, json_size, regions)
 
     def drop(self, call: Call) -> None:
         """Nobody waits for this request any more."""
