@@ -42,9 +42,9 @@ FILES = (
     ),
 )  # fmt: skip
 ROOMS = {
-    "graph": ["tests/graph", "tests/test_fused.py", "tests/techniques/test_pruning.py"],
+    "graph": ["tests/graph", "tests/pruning", "tests/techniques", "tests/test_fused.py", "tests/test_every_target.py"],
     "measure": ["tests/measure", "tests/search/test_folder.py"],
-    "quantization": ["tests/quantization", "tests/techniques/test_quantize_weights.py"],
+    "quantization": ["tests/quantization", "tests/techniques"],
 }
 MAP = ROOT / "runs" / "mutants" / "lines"
 LIMIT_S, HANGS_S = 900, 3600

@@ -126,18 +126,19 @@ class Maker:
         return version
 
     def _compile(self, graph: "GraphModule", recipe: Recipe, folder: Path) -> None:
-        convert: Callable[..., None] | None = getattr(recipe.target, "convert", None)
-        if convert is None:
-            recipe.target.compile(graph, self._task, folder)
+        target: Any = recipe.target
+        if not hasattr(target, "convert"):
+            target.compile(graph, self._task, folder)
             return
-        # Nearly what its `compile` does, keeping the ONNX file: layers are read from it, and so may another target.
+        # What its `compile` does, keeping the ONNX file: layers are read from it.
         from hasten.graph.onnx import write_onnx
 
+        readable = target.readable(graph)
         beside = self._made.get((recipe.steps, "onnxruntime"))
-        source = (beside.folder if beside else folder) / "model.onnx"
+        source = (beside.folder if beside and readable is graph else folder) / "model.onnx"
         if not source.is_file():
-            write_onnx(graph, self._task.example, source)
-        convert(source, folder)
+            write_onnx(readable, self._task.example, source)
+        target.convert(source, folder)
         if source.parent != folder:
             (folder / "model.onnx").symlink_to(source)
 

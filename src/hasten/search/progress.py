@@ -58,14 +58,18 @@ class Bar:
             disable=not console.is_terminal,
         )
         self._console = console
+        self._begun = False
         self._task = self._progress.add_task("starting", total=None, best="")
 
     def begin(self, total: int) -> None:
         """Show how many trials are planned."""
+        self._begun = True
         self._progress.update(self._task, total=total)
 
     def trying(self, what: str) -> None:
-        """Show what is being tried."""
+        """Show what is being tried; in a log, once the model is known to run, on a line that tells what takes long."""
+        if self._begun and not self._console.is_terminal:
+            self._console.print(f"{what} ...", markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._task, description=what if len(what) < 60 else what[:57] + "...")
 
     def done(self, line: str, best: str) -> None:

@@ -58,16 +58,20 @@ class OpenVino:
     def compile(self, graph: "GraphModule", task: "Task", folder: Path) -> None:
         """Write `model.xml` and `model.bin` in full precision; the plugin lowers to `precision` when loaded."""
         from hasten.graph.onnx import write_onnx
+
+        with tempfile.TemporaryDirectory() as scratch:
+            # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
+            write_onnx(self.readable(graph), task.example, Path(scratch) / "model.onnx")
+            self.convert(Path(scratch) / "model.onnx", folder)
+
+    def readable(self, graph: "GraphModule") -> "GraphModule":
+        """`graph` in the operators that `convert` reads as they are meant; itself where it has no others."""
         from hasten.graph.resize import resize_by_products
         from hasten.quantization.average_pool import averages_as_convolutions
         from hasten.quantization.packing import pack_products
 
-        with tempfile.TemporaryDirectory() as scratch:
-            # Its ExportedProgram frontend fails on quantize/dequantize operators, its ONNX frontend does not.
-            # The latter reads an antialiased Resize and leaves the antialiasing out.
-            written = pack_products(averages_as_convolutions(resize_by_products(graph)), rounds_inputs=True)
-            write_onnx(written, task.example, Path(scratch) / "model.onnx")
-            self.convert(Path(scratch) / "model.onnx", folder)
+        # Of an antialiased Resize, the frontend leaves the antialiasing out.
+        return pack_products(averages_as_convolutions(resize_by_products(graph)), rounds_inputs=True)
 
     def convert(self, source: Path, folder: Path) -> None:
         """Write `model.xml` and `model.bin` from an ONNX file."""
