@@ -86,7 +86,9 @@ def _tests_section(found: dict[str, Any]) -> list[str]:
 
 
 def _networks_section(found: dict[str, Any]) -> list[str]:
-    outcome = "all agreed within the bounds that the file states" if found["agreed"] else "not all agreed"
+    outcome = "all agreed within the bounds that the file states"
+    if found["failed"]:
+        outcome = f"**not all agreed**, in {len(found['failed'])} of the fifties that they were drawn in"
     return [
         "## Random networks",
         "",
