@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hasten.unreported import import_openvino
+
 _TURNS = 7
 _TURN_SECONDS = 0.02
 _OPSET = 21
@@ -152,7 +154,7 @@ def _onnxruntime(path: Path, precision: str) -> Callable[[], Any]:
 
 
 def _openvino(path: Path, precision: str) -> Callable[[], Any]:
-    import openvino as ov
+    ov = import_openvino()
 
     from hasten.recipe import make_target
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hasten.diagnosis.probes import Shape
 from hasten.diagnosis.work import Layer, Work
+from hasten.unreported import import_openvino
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 _TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData"}
@@ -19,7 +20,7 @@ _WORDS = {"Convolution": "Conv", "GroupConvolution": "Conv", "FakeQuantize": "Qu
 
 def read_work(path: Path, inputs: list[np.ndarray]) -> Work:
     """Read `model.xml` with its inputs reshaped to those given."""
-    import openvino as ov
+    ov = import_openvino()
 
     model = ov.Core().read_model(path)
     model.reshape({port: list(x.shape) for port, x in zip(model.inputs, inputs, strict=True)})

@@ -15,6 +15,7 @@ import numpy as np
 
 from hasten.engine.batch import BatchReport, Job, ShardRunner, held
 from hasten.errors import HastenError, InvalidInput
+from hasten.unreported import import_ray
 
 _IN_FLIGHT = 2
 _FRUITLESS_ROUNDS = 2
@@ -48,8 +49,7 @@ def run_batch_on_ray(
         HastenError: A row cannot be answered, or no worker is left.
     """
     try:
-        import ray
-        import ray.data
+        ray = import_ray("data")
     except ImportError:
         raise InvalidInput("Running on Ray needs: pip install 'hasten[ray]'") from None
     if actors < 0:

@@ -1,6 +1,7 @@
 """Architectures to train: cut and shortened networks, timed untrained on the runtimes that won so far."""
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ _SHARE, _MOST_PROBES = 0.2, 20
 _LARGEST_SHARE = 0.4
 FEWEST_PROBES, _AMPLE_PROBES = 3, 12
 _STAGES = 6
-_DEPTHS = (0.75, 0.5)
+_DEPTHS = (0.75, 0.5, 0.875)
 _SIDES = (0.86, 0.72, 0.58)
 _FEWEST_BLOCKS = 4
 # Where there is little time: shares of every layer, in the order they are tried; samples to refit what is left on.
@@ -180,7 +181,8 @@ class Candidates:
         """
         sides, depths = self._sides_and_depths()
         cuts = [uniform(self.stages, share) for share in _CUTS] if self.stages else []
-        ranked: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths, *cuts[1:], *sides[:1]]
+        bold: list[Steps | Shares] = [*sides[1:2], *cuts[:1], *sides[2:], *depths[:2]]
+        ranked = [*bold, *cuts[1:], *sides[:1], *depths[2:]]
         found = []
         for entry in ranked[: self.probes + len(cuts[:1])]:
             if isinstance(entry, tuple):
@@ -202,7 +204,11 @@ class Candidates:
     def _sides_and_depths(self) -> tuple[list[Steps], list[Steps]]:
         layers, blocks = find_layers(self.graph), find_blocks(self.graph)
         unit, count = ("layer", len(layers)) if len(layers) >= _FEWEST_BLOCKS else ("block", len(blocks))
-        depths: list[Steps] = [(make_technique("shrink", {"depth": d, "unit": unit}),) for d in _DEPTHS]
+        depths: list[Steps] = [
+            (make_technique("shrink", {"depth": depth, "unit": unit}),)
+            for depth in _DEPTHS
+            if math.ceil(depth * count) < count
+        ]
         sides: list[Steps] = [(make_technique("lower_resolution", {"side": side}),) for side in _SIDES]
         return [s for s in sides if self._applies(s[0])], depths if count >= _FEWEST_BLOCKS else []
 

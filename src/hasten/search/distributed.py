@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from hasten import unreported
 from hasten.errors import HastenError, InvalidInput
 from hasten.machine import fingerprint
 from hasten.measure.holdout import Holdout
@@ -299,11 +300,9 @@ def import_ray() -> Any:
         InvalidInput: It is not installed.
     """
     try:
-        import ray
-        import ray.util.scheduling_strategies
+        return unreported.import_ray("util.scheduling_strategies")
     except ImportError:
         raise InvalidInput("Trials on Ray need: pip install 'hasten[ray]'") from None
-    return ray
 
 
 def _pickled(ray: Any, setup: dict[str, Any]) -> bytes:

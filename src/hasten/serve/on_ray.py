@@ -8,6 +8,7 @@ from hasten.errors import InvalidInput
 from hasten.serve.models import Entry
 from hasten.serve.repository import Repository
 from hasten.serve.run import ServeOptions
+from hasten.unreported import import_ray
 
 _IN_FLIGHT = 256
 
@@ -26,8 +27,7 @@ def deploy(entries: Sequence[Entry], options: ServeOptions, *, address: str = "a
         InvalidInput: Ray is not installed, or an option cannot be had on Ray.
     """
     try:
-        import ray
-        from ray import serve
+        ray = import_ray("serve")
     except ImportError:
         raise InvalidInput("Serving on Ray needs: pip install 'hasten[ray]'") from None
     if options.certificate is not None or options.shared_memory:
@@ -36,24 +36,22 @@ def deploy(entries: Sequence[Entry], options: ServeOptions, *, address: str = "a
         raise InvalidInput(f"`copies` must be at least 1, but got {copies}.")
     if not ray.is_initialized():
         ray.init(address=None if address == "local" else address, log_to_driver=False)
-    serve.start(http_options={"host": options.host, "port": options.port})
-    deployment = serve.deployment(
+    ray.serve.start(http_options={"host": options.host, "port": options.port})
+    deployment = ray.serve.deployment(
         name="hasten",
         num_replicas=copies,
         max_ongoing_requests=_IN_FLIGHT,
         graceful_shutdown_timeout_s=options.drain_s,
         ray_actor_options={"num_cpus": options.engine.get("replicas") or 1},
-    )(serve.ingress(_builder(list(entries), options))(type("Hasten", (), {})))
-    serve.run(deployment.bind(), name="hasten", route_prefix="/")
+    )(ray.serve.ingress(_builder(list(entries), options))(type("Hasten", (), {})))
+    ray.serve.run(deployment.bind(), name="hasten", route_prefix="/")
     return f"http://{options.host}:{options.port}"
 
 
 def undeploy() -> None:
     """Take the application away after it answered what it took, and leave the cluster."""
-    import ray
-    from ray import serve
-
-    serve.shutdown()
+    ray = import_ray("serve")
+    ray.serve.shutdown()
     ray.shutdown()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hasten.errors import InvalidInput
 from hasten.recipe import Program, check_options, option
+from hasten.unreported import import_openvino
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -75,7 +76,7 @@ class OpenVino:
 
     def convert(self, source: Path, folder: Path) -> None:
         """Write `model.xml` and `model.bin` from an ONNX file."""
-        import openvino as ov
+        ov = import_openvino()
 
         with tempfile.TemporaryDirectory() as scratch:
             read = _without_zero_points(source, Path(scratch))
@@ -94,7 +95,7 @@ class OpenVino:
 
     def load(self, folder: Path) -> Program:
         """A compiled model with one inference request; inputs are bound by position."""
-        import openvino as ov
+        ov = import_openvino()
 
         # OpenVINO reads whatever else is in the file as what it looks like, and its reader of ONNX takes weights from
         # any address in memory that the file names.
@@ -112,7 +113,7 @@ class OpenVino:
         call anew and with caches that the network has just emptied: 0.1 to 0.3 ms, a fifth of a small int8 network.
         Copying into memory that is known costs a few microseconds.
         """
-        import openvino as ov
+        ov = import_openvino()
 
         request = compiled.create_infer_request()
         types = [port.element_type for port in compiled.inputs]

@@ -11,6 +11,7 @@ import numpy as np
 from hasten.diagnosis.probes import write_chain
 from hasten.diagnosis.profilers.record import CALL, NodeTime, Profile, alternate
 from hasten.recipe import Program, Target
+from hasten.unreported import import_openvino
 
 _PRECISIONS = {"u8": "int8", "i8": "int8", "bf16": "bf16"}
 # A counter adds up whole microseconds and is divided to whole microseconds: each cut takes half of one on average.
@@ -54,7 +55,7 @@ class _Round:
 
 
 def _round(target: Target, folder: Path, program: Program, inputs: list[np.ndarray], seconds: float) -> _Round:
-    import openvino as ov
+    ov = import_openvino()
 
     core = ov.Core()
     config: dict[str, Any] = target.plugin_config() | {"PERF_COUNT": True}  # type: ignore[attr-defined]
@@ -122,7 +123,7 @@ def _elements(operation: Any) -> int:
 
 def _start_us(target: Target) -> float:
     """What a node costs beside its counter: a chain of many against one."""
-    import openvino as ov
+    ov = import_openvino()
 
     with tempfile.TemporaryDirectory() as scratch:
         beside = []
@@ -134,7 +135,7 @@ def _start_us(target: Target) -> float:
 
 def _call_us(target: Target, inputs: list[np.ndarray], start_us: float) -> float:
     """What a call with these inputs costs beside its nodes: copying them in, and going there and back."""
-    import openvino as ov
+    ov = import_openvino()
 
     read = []
     for x in inputs:
@@ -147,7 +148,7 @@ def _call_us(target: Target, inputs: list[np.ndarray], start_us: float) -> float
 
 def _beside_us(target: Target, model: Any, inputs: list[np.ndarray]) -> tuple[float, int]:
     """What a plain call of a small graph takes that no counter shows, and how many counters there are."""
-    import openvino as ov
+    ov = import_openvino()
 
     with tempfile.TemporaryDirectory() as scratch:
         ov.save_model(model, Path(scratch) / "model.xml", compress_to_fp16=False)
