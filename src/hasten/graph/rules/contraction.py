@@ -134,9 +134,13 @@ def einsum(call: Call) -> Axes:
         for letter, axis in zip(letters, axes, strict=True):
             met.setdefault(letter, []).append(axis)
     axis_of = {letter: call.broadcast([(axis,) for axis in axes])[0] for letter, axes in met.items()}
-    shared = [set(letters) for letters in inputs.split(",")]
-    if len(shared) == 2:
-        call.heads += [axis_of[c] for c in output if all(c in s for s in shared)]
+    named = inputs.split(",")
+    if len(named) == 2:
+        call.heads += [axis_of[c] for c in output if all(c in letters for letters in named)]
+        for weight, of, beside, other in zip(call["tensors"], named, named[::-1], call["tensors"][::-1], strict=True):
+            if weight in call.parametric and other not in call.parametric:
+                call.weighted += [(other, beside.index(c)) for c in of if c in beside and c not in output]
+                call.produced += [(weight, axis_of[c], "neuron") for c in of if c not in beside and c in output]
     return tuple(axis_of[letter] for letter in output)
 
 
@@ -145,6 +149,8 @@ def bilinear(call: Call) -> Axes:
     a, b, weight, bias = call.axes("input1"), call.axes("input2"), call.axes("weight"), call.axes_or_none("bias")
     call.tie(a[-1], weight[1])
     call.tie(b[-1], weight[2])
+    call.weighted += [(call["input1"], len(a) - 1), (call["input2"], len(b) - 1)]
+    call.produced.append((call["weight"], weight[0], "neuron"))
     if bias is not None:
         call.tie(weight[0], bias[0])
     return (*call.broadcast([a[:-1], b[:-1]]), weight[0])
