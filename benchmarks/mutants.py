@@ -6,9 +6,9 @@
 
 Mutants are drawn evenly from every place in `FILES` where `_places` finds one, seeded, so that a sample can be
 drawn again. Each is tried on a copy of the source in a process of its own, against the tests of its room (`ROOMS`)
-that run its line, the quickest first, until one fails. A line that runs at import or in a process of its own has no
-such tests: there all of the room are tried. What no test notices is listed; some of it cannot be noticed: it
-computes the same.
+that run its line, the quickest first, until one fails. A line that runs at import or in a process of its own belongs to
+no test: there all of the room are tried; one that never runs survives. What no test notices is listed; some of it
+cannot be noticed: it computes the same.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def make_map() -> None:
 
 
 def tests_of(mutant: Mutant) -> list[str]:
-    """The tests that run its line, the quickest first; all of its room where none is known to."""
+    """The tests that run its line, the quickest first; all of its room where it runs, but in no test; else none."""
     from coverage import CoverageData
 
     took: dict[str, float] = json.loads(MAP.with_suffix(".json").read_text())
@@ -174,11 +174,13 @@ def tests_of(mutant: Mutant) -> list[str]:
     contexts = data.contexts_by_lineno(str(SOURCE / mutant.file)).get(mutant.line, [])
     found = {context.split("|")[0] for context in contexts if context}
     found = {test for test in found if test.startswith(mine) and test in took}
-    return sorted(found, key=took.__getitem__) or room
+    return sorted(found, key=took.__getitem__) or (room if contexts else [])
 
 
 def survives(mutant: Mutant, tests: list[str]) -> bool:
     """Whether no test notices a change; one that makes a test never end is noticed."""
+    if not tests:
+        return True
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "hasten"
         shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))

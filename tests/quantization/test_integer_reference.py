@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -19,6 +19,12 @@ from hasten.techniques.quantize import Quantize
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(-(2**60), 2**60), st.integers(0, 61))
+@example(2, 2)
+@example(6, 2)
+@example(10, 2)
+@example(-2, 2)
+@example(-6, 2)
+@example(5, 1)
 def test_the_shift_rounds_half_to_even(value: int, shift: int) -> None:
     assert int(round_shift(np.array([value]), shift)[0]) == round(Fraction(value, 2**shift))
 

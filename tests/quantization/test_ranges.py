@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hasten.errors import InvalidInput
-from hasten.quantization import affine
+from hasten.quantization import affine, ranges
 from hasten.quantization.histogram import Histogram
 from hasten.quantization.observers import OBSERVERS, MovingAverage, PerChannelWeight
 from hasten.quantization.placement import OBSERVER_NAMES
@@ -100,3 +101,24 @@ def test_ranges_of_weights_go_where_the_weights_go() -> None:
     assert not watching.state_dict()
     watching.to("meta")
     assert watching.calculate_qparams()[0].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (lambda low, high: torch.maximum((low + 0.5).abs(), (high - 0.5).abs()), (-0.5, 0.5)),  # only both together
+        (lambda low, high: (low + 0.3).abs() + (high - 0.7).abs(), (-0.3, 0.7)),
+        (lambda low, high: (low + 0.3).abs(), (-0.3, 0.3)),
+        (lambda low, high: 0 * low, (-1.0, 1.0)),  # ties keep all of it
+    ],
+)
+def test_the_search_moves_both_ends_and_each(
+    cost: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], expected: tuple[float, float]
+) -> None:
+    found = ranges._search(filled(torch.tensor([-1.0, 1.0])), cost)
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_one_sided_ranges_stay_one_sided() -> None:
+    low, high = ranges._search(filled(torch.tensor([0.0, 1.0])), lambda low, high: (high - 0.6).abs())
+    assert (low, high) == pytest.approx((0.0, 0.6), abs=0.02)
