@@ -42,7 +42,7 @@ FILES = (
     ),
 )  # fmt: skip
 ROOMS = {
-    "graph": ["tests/graph", "tests/pruning", "tests/techniques", "tests/test_fused.py", "tests/test_every_target.py"],
+    "graph": ["tests/graph", "tests/pruning", "tests/techniques", "tests/test_fused.py", "tests/engine/test_split.py"],
     "measure": ["tests/measure", "tests/search/test_folder.py"],
     "quantization": ["tests/quantization", "tests/techniques"],
 }
