@@ -14,13 +14,16 @@ and sets beside it the best passing peer of `contest-NAME.json`, which `hasten-b
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import psutil
 import torch
 
 import hasten
@@ -90,10 +93,10 @@ def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any
     """One run, new or resumed."""
     out = ROOT / "runs" / "search" / f"{work}-{minutes:g}-{seed}"
     budget = hasten.Budget(max_drop=0.01, minutes=minutes)
-    result = hasten.run(
-        WORK[work](), budget, targets=targets, out=out, seed=seed, resume=(out / "journal.jsonl").exists(),
-        listener=Silent(),
-    )  # fmt: skip
+    task = WORK[work]()
+    with MemoryWatch() as watch:
+        resume = (out / "journal.jsonl").exists()
+        result = hasten.run(task, budget, targets=targets, out=out, seed=seed, resume=resume, listener=Silent())
     document = json.loads((result.folder / "result.json").read_text())
     plain = [t for t in result.trials[1:] if t.latency and t.drop <= budget.max_drop and not trained(t)]
     best = next((f for f in result.finals if f.passed(budget)), None)
@@ -111,8 +114,40 @@ def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any
         "trials": len(result.trials),
         "seconds": document["seconds"],
         "wall_s": document["wall_s"],
+        "memory": {
+            "model_bytes": sum(t.numel() * t.element_size() for t in task.model.state_dict().values()),
+            "before_bytes": watch.before_bytes,
+            "peak_bytes": watch.peak_bytes,
+            "peak_with_children_bytes": watch.peak_with_children_bytes,
+        },
         "device": document["device"],
     }
+
+
+class MemoryWatch:
+    """Resident memory of this process, and of it with all its children, looked at twice a second."""
+
+    def __enter__(self) -> Self:
+        self._process = psutil.Process()
+        self.before_bytes = self.peak_bytes = self.peak_with_children_bytes = self._process.memory_info().rss
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            own = self._process.memory_info().rss
+            whole = own
+            for child in self._process.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    whole += child.memory_info().rss
+            self.peak_bytes = max(self.peak_bytes, own)
+            self.peak_with_children_bytes = max(self.peak_with_children_bytes, whole)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 def kept(net: str, minutes: float) -> dict[str, Any]:
