@@ -1,5 +1,6 @@
 """Environments: pinned lists, markers, and what crosses the border."""
 
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,15 @@ def test_a_program_without_a_stack_is_timed_in_this_interpreter() -> None:
     import sys
 
     assert environments.command(make_target("null"), "m") == [sys.executable, "-m", "m"]
+
+
+def test_tools_run_once_before_the_environment_is_used(
+    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HASTEN_ENVS", str(tmp_path))
+    monkeypatch.setattr(venv, "create", lambda folder, **_: Path(folder).mkdir())
+    monkeypatch.setattr(environments, "requirements", lambda name: "")
+    prepared = tmp_path / "prepared"
+    monkeypatch.setenv("HASTEN_MIRROR_PREPARED", str(prepared))
+    environments.install(child)
+    assert prepared.exists()

@@ -40,6 +40,12 @@ def test_a_network_survives_its_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.dequantize(q[:, :3]), net.dequantize(q[:, :3]))
 
 
+def test_what_becomes_cpp_is_not_synthesized_and_says_so(tmp_path: Path) -> None:
+    graph, task = quantized(inputs=4000)
+    with pytest.raises(Unsupported, match=r"at most 20,000 products.*this one has 2\d,\d{3}"):
+        make_target("fpga", {"synthesis": "xilinx"}).compile(graph, task, tmp_path)
+
+
 @pytest.mark.stack("fpga")
 @pytest.mark.parametrize("simulator", ["interpreter", "verilator"])
 def test_the_logic_equals_the_integers_bit_for_bit(simulator: str, tmp_path: Path) -> None:

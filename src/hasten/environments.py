@@ -82,7 +82,7 @@ def install(name: str) -> Path:
 
     Raises:
         InvalidInput: No such stack.
-        StackFailed: pip could not install it.
+        StackFailed: pip could not install it, or its tools do not run here.
     """
     wanted = requirements(name)
     folder = root() / name
@@ -97,6 +97,10 @@ def install(name: str) -> Path:
         raise StackFailed(f"pip must be able to install {name} into {folder}, but failed. Its message stands above.")
     # Written last: an environment whose installation broke off is not taken for a whole one.
     _marker(name).write_text(wanted)
+    if "\ndef prepare(" in (_STACKS / f"{name}.py").read_text():
+        # What its tools do once, at their first run, is not to be done in the middle of a search.
+        with Process(name) as process:
+            process.call("prepare")
     return folder
 
 

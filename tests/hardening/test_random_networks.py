@@ -23,7 +23,7 @@ from hasten.graph.storage import load_graph, save_graph
 from hasten.graph.surgery import remove, run_masked
 from hasten.recipe import make_target
 
-NETWORKS = int(os.environ.get("HASTEN_NETWORKS", "25"))
+NETWORKS = int(os.environ.get("HASTEN_NETWORKS", "50"))
 SEED = int(os.environ.get("HASTEN_SEED", "-1"))
 SIZE = 8
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "hardswish": nn.Hardswish, "silu": nn.SiLU}

@@ -9,6 +9,7 @@ import pytest
 from hasten.recipe import Recipe, make_target
 from hasten.search import post_training
 from hasten.search.finals import throughput_limit_s
+from hasten.search.run import _compile_limit_s
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.task import Budget
 
@@ -53,3 +54,12 @@ def test_throughput_that_was_not_asked_for_has_a_limit() -> None:
     assert throughput_limit_s(Budget(minutes=10.0)) == pytest.approx(30.0)
     assert throughput_limit_s(Budget(minutes=10.0, objective="throughput")) == float("inf")
     assert throughput_limit_s(Budget()) == float("inf")
+
+
+def test_where_compiling_is_all_there_is_to_judge_by_it_may_take_all_the_time() -> None:
+    assert _compile_limit_s(Budget()) == 900
+    assert _compile_limit_s(Budget(minutes=2)) == 60
+    assert _compile_limit_s(Budget(minutes=20)) == 300
+    assert _compile_limit_s(Budget(minutes=600)) == 900
+    assert _compile_limit_s(Budget(minutes=4, limits={"luts": 1000})) == 240
+    assert _compile_limit_s(Budget(limits={"luts": 1000})) == 900

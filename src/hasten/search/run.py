@@ -210,7 +210,12 @@ def _may_remake(session: Session, trial: Trial) -> bool:
 
 
 def _compile_limit_s(budget: Budget) -> float:
-    """A compiler that hangs may cost a quarter of the time, but one that works gets at least a minute."""
+    """A compiler that hangs may cost a quarter of the time, but one that works gets at least a minute.
+
+    Where compiling is all there is to judge by, as of logic that is synthesized for minutes, all of it.
+    """
+    if budget.limits and budget.minutes is not None:
+        return budget.minutes * 60
     return COMPILE_SECONDS if budget.minutes is None else min(COMPILE_SECONDS, max(60.0, budget.minutes * 15))
 
 

