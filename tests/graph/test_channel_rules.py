@@ -117,6 +117,7 @@ def test_units_are_counted_and_go_exactly(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(*shape, generator=generator)
     channels = find_channels(capture(model.double(), (x.double(),)))
+    assert bool(channels.uncovered) == (name == "einsum with a trace")
     found = [u for group in channels.groups if not group.approximate for u in group.units]
     assert len(found) == exact
     assert sum(len(group.units) for group in channels.groups if group.approximate) == approximate

@@ -73,9 +73,16 @@ def test_grouped_queries_leave_with_their_key_head() -> None:
     assert (sizes["q.weight", 0], sizes["k.weight", 0]) in {(8, 4), (4 * 2, 0)}
 
 
-def test_attention_keeps_its_scale_when_heads_become_smaller() -> None:
-    channels = channels_of(Attention(), 6, 8)
-    units, x = next(g for g in channels.groups if g.kind == "head size").units[1:3], torch.randn(2, 6, 8)
+def test_as_many_key_heads_as_a_head_is_wide() -> None:
+    channels = channels_of(Attention(heads=8, kv=4), 6, 8)
+    assert not channels.uncovered
+    assert_each_goes_exactly(channels, torch.randn(2, 6, 8))
+
+
+@pytest.mark.parametrize("tokens", [2, 6])
+def test_attention_keeps_its_scale_when_heads_become_smaller(tokens: int) -> None:
+    channels = channels_of(Attention(), tokens, 8)
+    units, x = next(g for g in channels.groups if g.kind == "head size").units[1:3], torch.randn(2, tokens, 8)
     torch.testing.assert_close(remove(channels, units)(x), run_masked(channels, units, (x,))[0])
 
 

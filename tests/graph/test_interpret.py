@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hasten.errors import Unsupported
 from hasten.graph import interpret
+from hasten.graph.aten.neural import convolution_padding
 from hasten.graph.capture import as_tuple, capture
 from hasten.graph.plan import Plan, plan
 from hasten.task import Inputs
@@ -191,3 +192,25 @@ def test_nearest_pixels_follow_the_factor(factor: float) -> None:
 
 def test_a_type_is_taken_from_another_tensor() -> None:
     check_agrees(Fn(lambda x: (x > 0).type_as(x) + x.abs().to(torch.int64).to(x)), image())
+
+
+def test_padding_by_name_is_that_of_a_convolution() -> None:
+    assert convolution_padding("valid", (3, 4), (1, 1)) == [(0, 0), (0, 0)]
+    assert convolution_padding("same", (3, 4), (2, 1)) == [(2, 2), (1, 2)]
+    assert convolution_padding([1], (3, 4), (1, 1)) == [(1, 1), (1, 1)]
+    assert convolution_padding([1, 2], (3, 4), (1, 1)) == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64])
+def test_weights_that_numpy_does_not_have_are_refused(dtype: torch.dtype) -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("held", torch.ones(3, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.get_buffer("held").real.float() if dtype.is_complex else x + self.get_buffer("held")
+
+    x = torch.randn(2, 3)
+    with pytest.raises(Unsupported, match="numpy has"):
+        plan(capture(Held(), (x,)), (x,))

@@ -163,3 +163,17 @@ def test_operators_that_believe_their_arguments_are_not_stored(tmp_path: Path) -
 
     with pytest.raises(Unsupported, match="must call known operators only, but calls aten"):
         save_graph(capture(Sparse(), (torch.rand(4),)), tmp_path)
+
+
+def test_a_branch_survives(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            branch: torch.Tensor = torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x - 1, (x,))
+            return branch
+
+    x = torch.rand(4, 3)
+    graph = capture(Branch(), (x,))
+    save_graph(graph, tmp_path)
+    loaded = load_graph(tmp_path)
+    for value in (x, -x):
+        torch.testing.assert_close(loaded(value), graph(value))

@@ -68,3 +68,25 @@ def test_calls_that_are_not_timed_use_energy_too(monkeypatch: pytest.MonkeyPatch
     workers: dict[str, Any] = {"original": Counting(5), "candidate": Counting(500)}
     counter: Any = Joules()
     assert compare_energy(counter, workers, "original", [], 1, 2)["candidate"] == pytest.approx(1.0)
+
+
+def test_the_order_of_the_programs_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hasten.measure.energy.time.sleep", lambda _: None)
+    asked: list[str] = []
+
+    class Worker:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def time_calls(self, *_: Any) -> list[float]:
+            asked.append(self.name)
+            return [0.1]
+
+    class Counter:
+        def joules(self) -> float:
+            return 1.0
+
+    workers: Any = {"a": Worker("a"), "b": Worker("b")}
+    counter: Any = Counter()
+    assert compare_energy(counter, workers, "a", [], 1, 3) == {"a": 1.0, "b": 1.0}
+    assert asked == ["a", "b", "b", "a", "a", "b"]

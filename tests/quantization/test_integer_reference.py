@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from hasten.graph.capture import capture
 from hasten.quantization import integer_reference
 from hasten.quantization.fixed_point import multipliers, round_shift
+from hasten.recipe import make_technique
 from hasten.targets.onnxruntime import OnnxRuntime
 from hasten.targets.openvino import OpenVino
 from hasten.task import Task
@@ -89,3 +91,36 @@ def test_another_rounding_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["aten.hardtanh.default"].share > 0.2
     # Choosing a maximum rounds nothing.
     assert found["aten.max_pool2d.default"].max_steps == 0
+
+
+@pytest.mark.parametrize(
+    "clamp",
+    [
+        nn.ReLU(),
+        nn.ReLU6(),
+        nn.Hardtanh(),
+        nn.Hardtanh(-0.1, 0.2),
+        lambda x: x.clamp(min=0.1),
+        lambda x: x.clamp(max=0.1),
+        lambda x: x.clamp(-0.3, 0.05),
+    ],
+)
+@pytest.mark.parametrize("placement", ["fuse_clamps", "symmetric"])
+def test_every_clamp_has_its_own_ends(clamp: Callable[[Tensor], Tensor], placement: str) -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.second(clamp(self.first(x)))
+            return result
+
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    task = Task(Clamped().eval(), (x[:4],), holdout=[x], calibration=[x])
+    graph = make_technique("quantize", {"placement": placement}).apply(capture(task.model, task.example), task)
+    (reference,) = integer_reference.run(graph, (x,))
+    with torch.no_grad():
+        expected = graph(x).numpy()
+    assert np.abs(expected - reference).max() <= np.ptp(expected) / 200

@@ -71,3 +71,14 @@ def test_compiling_warns_on_an_old_cpu_and_names_the_remedy(
         hasten.compile(seven, task, "onnxruntime", tmp_path / "seven")
         monkeypatch.setattr(saturation, "cpu_saturates_int8", lambda: False)
         hasten.compile(eight, task, "onnxruntime", tmp_path / "new")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_with_and_without_bias_are_named(bias: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 4, bias=bias)).eval()
+    with torch.no_grad():
+        next(model.parameters()).uniform_(0.9, 1.0)
+    x = torch.rand(32, 16) * 0.1 + 0.9
+    task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
+    assert len(saturating_layers(hasten.Quantize().apply(hasten.capture(model, (x[:4],)), task))) == 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hasten.errors import InvalidInput
 from hasten.quantization import affine, linear, logarithmic
+from hasten.quantization.weights import rounder
 
 BITS = st.sampled_from([2, 3, 4, 6, 8])
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)
@@ -176,3 +177,15 @@ def test_every_block_has_a_range_of_its_own() -> None:
     assert linear.quantize(torch.tensor(3.0), 8, symmetric=True, granularity="channel").dequantize() == pytest.approx(
         3.0
     )
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_powers_of_two_are_exact_integers_of_one_scale(bits: int) -> None:
+    weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(bits)) * torch.logspace(-3, 3, 5)[:, None]
+    weight[2] = 0
+    how = rounder("power_of_two", bits, None)
+    integers, scale = how.round(weight)
+    assert how.top == {2: 1, 3: 4, 4: 64}[bits]
+    assert int(integers.abs().max()) == how.top
+    expected = logarithmic.quantize(weight, bits, base="2", per_channel=True).dequantize()
+    torch.testing.assert_close(integers.float() * scale.float().reshape(-1, 1), expected, rtol=0, atol=0)
