@@ -162,6 +162,12 @@ def _supply_section(found: dict[str, Any]) -> list[str]:
         audited = f"`make audit` asked for {audit['packages']} packages; known holes: {holes}."
     else:
         audited = f"`make audit` was **not run** to its end: its service could not be asked ({audit['why']})."
+        if newest := found.get("newest"):
+            holes = "; ".join(newest["holes"]) or "none"
+            audited += (
+                f" PyPI's own pages tell of a package's newest version: that is what {newest['newest']} of "
+                f"{newest['pinned']} pins name; known holes of these: {holes}."
+            )
     return [
         "## Supply chain",
         "",

@@ -11,7 +11,9 @@ import json
 import re
 import subprocess
 import tempfile
+import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,27 @@ def audit(tools: Path) -> dict[str, Any]:
     return {"ran": True, "packages": len(rows), "holes": [f"{x['name']} {v['id']}" for x in rows for v in x["vulns"]]}
 
 
+def newest() -> dict[str, Any]:
+    """What PyPI itself lists about those pinned packages whose pin is their newest version; of no other can it be asked
+    about without a package's own page of that version.
+    """
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line]
+    with ThreadPoolExecutor(8) as pool:
+        pages = list(pool.map(lambda pin: _page(pin[0]), pins))
+    same = {n: page for (n, pin), page in zip(pins, pages, strict=True) if page.get("info", {}).get("version") == pin}
+    holes = [f"{name} {hole['id']}" for name, page in same.items() for hole in page["vulnerabilities"]]
+    return {"pinned": len(pins), "newest": len(same), "holes": holes}
+
+
+def _page(name: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"https://pypi.org/pypi/{name}/json", timeout=20) as answer:
+            page: dict[str, Any] = json.load(answer)
+            return page
+    except OSError:
+        return {}
+
+
 def hashes() -> dict[str, int]:
     """How many packages `requirements-test.txt` pins, and with how many hashes."""
     text = (ROOT / "requirements-test.txt").read_text()
@@ -70,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds, asking = licences(arguments.tools, arguments.python)
     found: dict[str, Any] = {"components": components(arguments.tools, arguments.python), "licences": kinds}
-    found |= {"asking": asking, "audit": audit(arguments.tools), **hashes()}
+    found |= {"asking": asking, "audit": audit(arguments.tools), "newest": newest(), **hashes()}
     store("supply", found)
     print(json.dumps(found, indent=1))
 
