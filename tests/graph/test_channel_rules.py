@@ -87,6 +87,8 @@ CASES: dict[str, tuple[Case, int, int]] = {
     "stacked": (image(lambda y: torch.stack([y, y * 2], 2).sum(2)), 6, 0),
     "uneven parts": (image(lambda y: torch.cat(torch.tensor_split(y, 4, 1)[::-1], 1)), 4, 0),
     "narrowed": (image(lambda y: y.narrow(1, 1, 4), nn.Conv2d(4, 4, 1)), 6, 0),
+    "cut at a symbolic row": (image(lambda y: y[:, :, : y.shape[0]]), 6, 0),
+    "cut at a symbolic channel": (image(lambda y: y[:, : y.shape[0]].sum(1, keepdim=True), nn.Conv2d(1, 4, 1)), 0, 0),
     "every second": (image(lambda y: y[:, ::2], nn.Conv2d(3, 4, 1)), 0, 0),
     "taken apart": (image(lambda y: sum(y.unbind(1)), nn.Conv1d(8, 4, 1)), 0, 0),
     "one channel": (image(lambda y: y[:, 1], nn.Conv1d(8, 4, 1)), 0, 0),

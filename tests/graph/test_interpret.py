@@ -84,6 +84,31 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Inputs]] = {
         image(),
     ),
     "two_inputs": (lambda x, i: x.flatten(1).gather(1, i), (image()[0], torch.tensor([[1, 5], [7, 2]]))),
+    "float and integer": (lambda x: (x > 0).long() * 2.5 + 3 - (x > 1).int() / 2, image()),
+    "integer tensors and float tensors": (lambda x: (x > 0).long() * x + x * (x > 0).int(), image()),
+    "a number from the left": (lambda x: 2.5 - (x > 0).long() + torch.rsub(x, 1.5, alpha=2), image()),
+    "a tensor without dimensions": (
+        lambda x: (x > 0).int() * torch.tensor(3) + x * torch.tensor(2.0).double(),
+        image(),
+    ),
+    "truth plus a number": (lambda x: (x > 0) + 2, image()),
+    "truncated": (lambda x: torch.div(x, 0.3, rounding_mode="trunc") + torch.add(x, x, alpha=3), image()),
+    "whole division": (lambda x: (x * 9).int() // 2 + (x * 9).int() % 3, image()),
+    "norms": (
+        lambda x: torch.linalg.vector_norm(x, float("inf"), 1) + torch.linalg.vector_norm(x, 3, 1) + x.norm(2, 1),
+        image(),
+    ),
+    "a norm as float64": (lambda x: torch.linalg.vector_norm(x, 2, (2, 3), True, dtype=torch.float64), image()),
+    "sum of products": (
+        lambda x: torch.baddbmm(x.flatten(1, 2), x.flatten(1, 2), x[:, 0], beta=0.5, alpha=2.0),
+        image(),
+    ),
+    "flattened in the middle": (lambda x: x.flatten(1, 2).unflatten(1, (2, 2, 9)), image()),
+    "narrowed": (lambda x: x.narrow(2, 3, 4), image()),
+    "chunks": (lambda x: x.chunk(4, -1)[2], image()),
+    "filled": (lambda x: x + torch.full((9,), 3) * torch.full((9, 1), 2.5) + torch.scalar_tensor(7), image()),
+    "largest integers": (lambda x: F.max_pool2d((x * 9).int().float(), 3, 2, 1, dilation=2), image()),
+    "windows without divisor": (lambda x: F.avg_pool2d(x, 2, 2, divisor_override=3), image()),
     "group_norm": (lambda x: F.group_norm(x, 2) + F.rms_norm(x, (9,)) + F.normalize(x, dim=1), image()),
 }
 
