@@ -10,7 +10,7 @@ import torch
 
 import hasten
 from hasten.measure.arrays import ArrayFile, ArrayWriter
-from hasten.measure.latency import best_throughput, bootstrap_interval, compare
+from hasten.measure.latency import _LEAST_CALLS, _expected_s, best_throughput, bootstrap_interval, compare
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.recipe import make_target
 
@@ -127,3 +127,8 @@ def test_batches_that_disagree_are_refused(tmp_path: Path) -> None:
 def test_the_bootstrap_interval_holds_the_median() -> None:
     low, high = bootstrap_interval(np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
     assert low <= 3.0 <= high
+
+
+def test_a_larger_batch_is_expected_to_be_as_fast_as_the_last() -> None:
+    """Samples per second by batch; one call to warm up and five that are timed."""
+    assert _expected_s({1: 10.0, 2: 100.0}, 4) == pytest.approx((1 + _LEAST_CALLS) * 4 / 100)

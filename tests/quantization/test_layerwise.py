@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hasten
 from hasten.quantization.learned_rounding import learn_rounding
-from hasten.quantization.rounding import input_moments, round_weights
+from hasten.quantization.rounding import input_moments, nearest, round_weights
 
 
 def _error(weight: Tensor, integers: Tensor, scale: Tensor, covariance: Tensor) -> float:
@@ -137,3 +137,10 @@ def test_refining_needs_no_more_than_what_calibration_yields() -> None:
     graph = hasten.capture(task.model, task.example)
     one = dataclasses.replace(task, calibration=[x[:1]])
     assert torch.isfinite(hasten.Quantize().apply(graph, one)(x)).all()
+
+
+def test_nearest_is_the_nearest_integer_of_each_channel_s_grid() -> None:
+    weight = torch.tensor([[[0.26, -0.9, 9.0]], [[0.26, -0.9, 9.0]]])
+    scale = torch.tensor([[[0.5]], [[0.1]]])
+    found = nearest(weight, scale, torch.eye(3), -8, 7)
+    assert found.tolist() == [[[1, -2, 7]], [[3, -8, 7]]]
