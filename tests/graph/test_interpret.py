@@ -86,6 +86,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Inputs]] = {
     "two_inputs": (lambda x, i: x.flatten(1).gather(1, i), (image()[0], torch.tensor([[1, 5], [7, 2]]))),
     "float and integer": (lambda x: (x > 0).long() * 2.5 + 3 - (x > 1).int() / 2, image()),
     "integer tensors and float tensors": (lambda x: (x > 0).long() * x + x * (x > 0).int(), image()),
+    "two widths": (lambda x: (x > 0).long() + (x > 1).int() * (x > 0).long(), image()),
     "a number from the left": (lambda x: 2.5 - (x > 0).long() + torch.rsub(x, 1.5, alpha=2), image()),
     "a tensor without dimensions": (
         lambda x: (x > 0).int() * torch.tensor(3) + x * torch.tensor(2.0).double(),
