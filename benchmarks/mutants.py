@@ -3,12 +3,14 @@
     python benchmarks/mutants.py --map                           # once: which test runs which line
     python benchmarks/mutants.py --count 150
     python benchmarks/mutants.py --count 150 --only 17,42        # these again, after a test was added
+    python benchmarks/mutants.py --count 30 --seed 1 --out benchmarks/results/mutants_fresh.json
 
 Mutants are drawn evenly from every place in `FILES` where `_places` finds one, seeded, so that a sample can be
 drawn again. Each is tried on a copy of the source in a process of its own, against the tests of its room (`ROOMS`)
 that run its line, the quickest first, until one fails. A line that runs at import or in a process of its own belongs to
 no test: there all of the room are tried; one that never runs survives. What no test notices is listed; some of it
-cannot be noticed: it computes the same.
+cannot be noticed: it computes the same. Where tests were added because of a sample, only a fresh one tells how many
+are noticed.
 """
 
 import argparse
@@ -221,6 +223,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="numbers of the sample to try, separated by commas")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--map", action="store_true", help="find which test runs which line, and end")
     arguments = parser.parse_args()
     if arguments.map:
@@ -231,13 +234,14 @@ def main() -> None:
     places = [m for pattern in FILES for path in sorted(SOURCE.glob(pattern)) for m in mutants_of(path)]
     sample = random.Random(arguments.seed).sample(places, arguments.count)
     wanted = [int(x) for x in arguments.only.split(",") if x] or range(len(sample))
-    found: dict[str, Any] = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() and arguments.only else {}
+    out: Path = arguments.out
+    found: dict[str, Any] = json.loads(out.read_text())["mutants"] if out.exists() and arguments.only else {}
     for number in wanted:
         began = time.monotonic()
         alive = survives(sample[number], tests_of(sample[number]))
         found[str(number)] = asdict(sample[number]) | {"survived": alive}
         about = {"places": len(places), "drawn": arguments.count, "seed": arguments.seed}
-        RESULTS.write_text(json.dumps(about | {"mutants": found}, indent=1) + "\n")
+        out.write_text(json.dumps(about | {"mutants": found}, indent=1) + "\n")
         where = f"{sample[number].file}:{sample[number].line}: {sample[number].old} -> {sample[number].new}"
         print(f"{number} {'SURVIVED' if alive else 'killed'} {where} ({time.monotonic() - began:.0f} s)", flush=True)
 

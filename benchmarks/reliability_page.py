@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+FRESH = Path(__file__).parent / "results" / "mutants_fresh.json"
 MUTANTS = Path(__file__).parent / "results" / "mutants.json"
 FILES = {
     "test_compiler": "a compiler that crashes, hangs, fills memory or the disk",
@@ -122,7 +123,24 @@ def _mutants_section(found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
+        *_fresh(),
         *(["Not noticed, or without an effect that could be:", "", *alive, ""] if alive else []),
+    ]
+
+
+def _fresh() -> list[str]:
+    """Of a sample that no test was written for."""
+    if not FRESH.exists():
+        return []
+    found = json.loads(FRESH.read_text())
+    alive = [x for x in found["mutants"].values() if x["survived"]]
+    tried = len(found["mutants"])
+    listed = "; ".join(f"`{x['file']}:{x['line']}` `{x['old']}`" for x in alive)
+    return [
+        "Tests were added because of what that sample showed, so that its share says little about the rest. Of "
+        f"another, drawn afterwards (seed {found['seed']}), **{tried - len(alive)} of {tried}** were noticed; "
+        f"not: {listed}.",
+        "",
     ]
 
 
