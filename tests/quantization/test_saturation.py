@@ -82,3 +82,14 @@ def test_layers_with_and_without_bias_are_named(bias: bool) -> None:
     x = torch.rand(32, 16) * 0.1 + 0.9
     task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
     assert len(saturating_layers(hasten.Quantize().apply(hasten.capture(model, (x[:4],)), task))) == 1
+
+
+def test_without_saturation_the_hardware_s_sums_are_the_exact_ones() -> None:
+    """Also where the input's zero point is not 0, whose part is taken off."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 16) + 0.5
+    model = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 3)).eval()
+    task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
+    graph = hasten.Quantize(weight_bits=7).apply(hasten.capture(model, (x[:4],)), task)
+    exact, found = (integer_reference.run(graph, (x,), saturating=hardware)[0] for hardware in (False, True))
+    np.testing.assert_array_equal(found, exact)
