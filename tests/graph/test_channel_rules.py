@@ -112,6 +112,7 @@ CASES: dict[str, tuple[Case, int, int]] = {
     "batched products and a sum": (tokens(lambda y, b: torch.baddbmm(b, y, y.mT), 4, (1, 1, 4)), 6, 0),
     "bilinear form": (tokens(lambda y, w, b: F.bilinear(y, y * 2, w, b), 7, (7, 6, 6), (7,)), 13, 0),
     "square root of a mean": (tokens(lambda y: y * y.square().mean(-1, keepdim=True).rsqrt(), 6), 6, 0),
+    "attention without heads": (tokens(lambda y: F.scaled_dot_product_attention(y, y, y), 6), 6, 0),
     "grid of numbers": (tokens(lambda y, v: y + torch.meshgrid(v, v[:4], indexing="xy")[0], 6, (6,)), 0, 0),
 }  # fmt: skip
 

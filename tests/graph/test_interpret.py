@@ -86,6 +86,18 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Inputs]] = {
     "two_inputs": (lambda x, i: x.flatten(1).gather(1, i), (image()[0], torch.tensor([[1, 5], [7, 2]]))),
     "float and integer": (lambda x: (x > 0).long() * 2.5 + 3 - (x > 1).int() / 2, image()),
     "integer tensors and float tensors": (lambda x: (x > 0).long() * x + x * (x > 0).int(), image()),
+    "windows without their padding": (
+        lambda x: (
+            F.avg_pool2d(x, 2, 2, count_include_pad=False)
+            + F.avg_pool2d(x, 2, 2, 1, count_include_pad=False)[..., 1:, 1:]
+        ),
+        image(),
+    ),
+    "variances": (
+        lambda x: x.var((1, 2)) + x.var((1, 2), unbiased=False) + x.flatten(1).var(1, correction=3)[:, None],
+        image(),
+    ),
+    "two widths the other way": (lambda x: (x > 0).int() + (x > 1).long(), image()),
     "two widths": (lambda x: (x > 0).long() + (x > 1).int() * (x > 0).long(), image()),
     "a number from the left": (lambda x: 2.5 - (x > 0).long() + torch.rsub(x, 1.5, alpha=2), image()),
     "a tensor without dimensions": (

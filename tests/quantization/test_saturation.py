@@ -93,3 +93,15 @@ def test_without_saturation_the_hardware_s_sums_are_the_exact_ones() -> None:
     graph = hasten.Quantize(weight_bits=7).apply(hasten.capture(model, (x[:4],)), task)
     exact, found = (integer_reference.run(graph, (x,), saturating=hardware)[0] for hardware in (False, True))
     np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize(("pair", "saturates"), [((127, 1), False), ((127, 40), True), ((127, -127), False)])
+def test_two_weights_of_one_sign_saturate(pair: tuple[int, int], saturates: bool) -> None:
+    """Weights of 8 bits in a channel whose largest is 127, so that they are stored as they are."""
+    model = nn.Sequential(nn.Linear(6, 2, bias=False)).eval()
+    with torch.no_grad():
+        next(model.parameters()).copy_(torch.tensor([[*pair, 0, 0, 0, 0.0]] * 2) / 127)
+    x = torch.rand(32, 6)
+    task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
+    quantized = hasten.Quantize(weight_bits=8, rounding="nearest").apply(hasten.capture(model, (x[:4],)), task)
+    assert bool(saturating_layers(quantized)) is saturates
