@@ -37,6 +37,7 @@ def decompose_by_node(program: ExportedProgram) -> ExportedProgram:
         try:
             if table is None or not all(map(_is_plain, program.graph.nodes)):
                 raise _NotByItself
+            table = dict(table)  # once, as `make_fx` wants it
             for node in list(program.graph.nodes):
                 if _is_composite(node, table):
                     _decompose(program.graph, node, table)
@@ -96,7 +97,7 @@ def _is_composite(node: Node, table: Table) -> bool:
     return overload in table or (_is_cia_op(overload) and not _is_preservable_cia_op(overload))
 
 
-def _decompose(graph: Graph, node: Node, table: Table) -> None:
+def _decompose(graph: Graph, node: Node, table: dict[Any, Callable[..., Any]]) -> None:
     """Put what a node stands for in its place."""
     meaning: Any = table.get(node.target, node.target)
     inputs = node.all_input_nodes
@@ -109,7 +110,7 @@ def _decompose(graph: Graph, node: Node, table: Table) -> None:
 
     mode = detect_fake_mode(values)
     with torch.no_grad(), mode or contextlib.nullcontext():
-        parts = make_fx(called, decomposition_table=dict(table))(*values).graph
+        parts = make_fx(called, decomposition_table=table)(*values).graph
     if not all(map(_is_plain, parts.nodes)):
         raise _NotByItself
     with graph.inserting_before(node):

@@ -110,6 +110,7 @@ class Bench:
                 self._compile(0, self.recipe, {})
             self.baseline = self.worker(0, self.recipe)
             children.callback(lambda: self.baseline.close())
+            children.callback(lambda: self.pace_by(None))
             self.baseline_search, self.baseline_certify = self._original_scores(done)
             self._children = children.pop_all()
         self._seconds = {"original": time.perf_counter() - started}
@@ -119,7 +120,6 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         """End the processes of the original, the pacemaker and the compiler."""
-        self.pace_by(None)
         self._children.close()
 
     @property

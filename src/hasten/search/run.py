@@ -214,9 +214,9 @@ def _compile_limit_s(budget: Budget) -> float:
 
     Where compiling is all there is to judge by, as of logic that is synthesized for minutes, all of it.
     """
-    if budget.limits and budget.minutes is not None:
-        return budget.minutes * 60
-    return COMPILE_SECONDS if budget.minutes is None else min(COMPILE_SECONDS, max(60.0, budget.minutes * 15))
+    if budget.minutes is None:
+        return COMPILE_SECONDS
+    return budget.minutes * 60 if budget.limits else min(COMPILE_SECONDS, max(60.0, budget.minutes * 15))
 
 
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
