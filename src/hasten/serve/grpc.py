@@ -132,7 +132,7 @@ class Service:
 
     async def _model_infer(self, request: Any) -> Any:
         model = self._repository.get(request.model_name, request.model_version)
-        with model.counting_refusals():
+        with model.refusals:
             wanted = [_wanted(x) for x in request.outputs]
             check_distinct("outputs", [x.name for x in wanted])
             inputs = self._inputs(request)
