@@ -14,13 +14,12 @@ from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
 from hasten.recipe import Recipe, Target, Technique, describe, make_target, make_technique, name_of, options_of
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
-from hasten.search.damage import damage_curves, on_few
+from hasten.search.damage import answers_damage, damage_curves
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Recovery, recovers
 from hasten.search.session import Session
 from hasten.search.stages import REFITTED_SAMPLES, Shares, find_stages, stage_curves, steps_of
 from hasten.search.trial import Trial, fits, merit_text
-from hasten.training import mean_score
 
 # Timing cut networks may take this share of a deadline, and where there is none this many measurements.
 _SHARE, _MOST_PROBES = 0.2, 20
@@ -38,8 +37,10 @@ _QUICKLY_REFITTED = 128
 _UNKNOWN = 2.0
 _NEAR = 1.25
 _ABOUT_EQUAL = 1.08
-_DAMAGE_ROWS = 32
 _STATISTICS_ROWS = 64
+_FAR_LESS = 1.5
+# What refitting the layers that are left did not repair is harder to train away than as much fresh damage.
+_REFITTED = 2.0
 _ROUGH_SAMPLES = 16
 
 
@@ -95,7 +96,13 @@ class Architecture:
 
     def recovers(self, steps: int, seen: Sequence[Recovery] = ()) -> float:
         """How likely it keeps the accuracy after `steps` of training, by how others ended."""
-        return recovers(self.damage, steps, seen) if self.chance is None else self.chance
+        return recovers(self.to_repair, steps, seen) if self.chance is None else self.chance
+
+    @property
+    def to_repair(self) -> float:
+        """Damage as training finds it: what is measured on a refitted network counts for more."""
+        refitted = any(options_of(step).get("reconstruct") for step in self.steps)
+        return self.damage * (_REFITTED if refitted and self.measured else 1.0)
 
 
 def plain_quantize(step: Technique, **options: Any) -> Technique:
@@ -310,18 +317,17 @@ def _half(session: Session) -> Steps:
 
 
 def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:
-    """The damage, and whether batch norm does less of it with its old statistics.
+    """The damage, and whether batch norm does far less of it with its old statistics.
 
-    A cut network usually needs new ones, and a training step makes them at once. But a network that was fine-tuned with
-    most of its layers frozen carries statistics of other data, and renewing those alone changes every answer.
+    A cut network usually needs new ones: a training step makes them at once, and it recovers better with them even if
+    they are a little worse at first. But a network that was fine-tuned with most of its layers frozen carries
+    statistics of other data, and renewing those alone changes every answer.
     """
-    original, _ = session.bench.graphs.after((), {})
-    score = mean_score(on_few(session, _DAMAGE_ROWS), original)
-    kept = -score(graph)
+    kept = answers_damage(session, graph)
     with contextlib.suppress(Unsupported):  # no batch norm
         step = make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS})
-        renewed = -score(step.apply(graph, session.bench.inner))
-        return {"damage": min(kept, renewed), "frozen": kept < renewed}
+        renewed = answers_damage(session, step.apply(graph, session.bench.inner))
+        return {"damage": min(kept, renewed), "frozen": kept * _FAR_LESS < renewed}
     return {"damage": kept, "frozen": False}
 
 

@@ -15,6 +15,7 @@ from hasten.pruning.structured import Cutting
 from hasten.search.session import Session
 from hasten.search.stages import KINDS, Stage
 from hasten.task import Task, labelled
+from hasten.training import mean_score
 
 # A share of a deadline, or seconds where there is none.
 _SHARE, _SECONDS = 0.12, 120.0
@@ -26,6 +27,7 @@ _LADDER: tuple[tuple[int, tuple[float, ...]], ...] = (
 )
 _OVERHEAD_S = 0.3
 _WORST = 2.0
+_ROWS = 32
 
 
 def fidelity(output: Any, target: Any) -> Tensor:
@@ -44,6 +46,12 @@ def on_few(session: Session, rows: int) -> Task:
     bench = session.bench
     few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
     return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity, metric=None)
+
+
+def answers_damage(session: Session, graph: GraphModule) -> float:
+    """Squared distance of a network's answers from the original's, in units of their spread, on a few samples."""
+    original, _ = session.bench.graphs.after((), {})
+    return -mean_score(on_few(session, _ROWS), original)(graph)
 
 
 def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:

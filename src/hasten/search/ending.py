@@ -142,7 +142,7 @@ def seconds_by_stage(journal: Journal, concluding: Mapping[str, float]) -> dict[
         for stage, names in _STAGES.items():
             spent[stage] += sum(seconds.get(name, 0.0) for name in names)
     step = next((e for e in journal.read("plan") if e["key"] == "training step"), None)
-    spent["training"] += step.get("wall_s", 0.0) if step else 0.0
+    spent["training"] += sum(e.get("wall_s", 0.0) for e in ([step] if step else []) + journal.read("rate"))
     spent["measuring"] += sum(e.get("wall_s", 0.0) for kind in ("sensitivity", "damage") for e in journal.read(kind))
     chosen, finals = journal.find("finalists"), journal.find("finals")
     if chosen and finals:

@@ -25,6 +25,7 @@ from hasten.search.candidates import (
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, Recovery, left_after, plan_heat, promise, worth, worth_first
+from hasten.search.rate import fit_rate
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
 from hasten.search.trial import Trial, contenders, fits, merit_text
@@ -124,9 +125,9 @@ def train_and_race(session: Session) -> None:
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
         for a, trial in race(session, entrants, heat):
             if trial.measured and a.chance is None:
-                seen.append(Recovery(a.damage, heat.all_steps, trial.drop <= session.budget.max_drop))
+                seen.append(Recovery(a.to_repair, heat.all_steps, trial.drop <= session.budget.max_drop))
             if trial.drop > _FAR * session.budget.max_drop:
-                ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.damage)
+                ceiling, hopeless = min(ceiling, trial.merit), min(hopeless, a.to_repair)
             elif trial.measured:  # it may need no more than some training on
                 pool.append(_trained_on(session, a, trial))
 
@@ -156,7 +157,7 @@ def _eligible(
         goal = math.sqrt(best * _MARGIN * ceiling) if ceiling < float("inf") else best * 1.3
         if goal > best * _MARGIN and (new := candidates.at(goal)) is not None:
             pool.append(new)
-    fits = [a for a in pool if best * _MARGIN <= a.merit and a.damage < hopeless and a.steps not in tried]
+    fits = [a for a in pool if best * _MARGIN <= a.merit and a.to_repair < hopeless and a.steps not in tried]
     return list({a.steps: a for a in fits}.values())
 
 
@@ -225,8 +226,11 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
 
 
 def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Attempt:
-    """As long a training as fits the time that is left now."""
+    """As long a training as fits the time that is left now, at a rate that does not undo the network."""
     cost = step_cost(session, a)
+    options: dict[str, Any] = {"freeze_batch_norm": True} if a.frozen else {}
+    options |= {"features": "last"} if reads_features(session.bench.graphs.after((), {})[0]) else {}
+    options |= fit_rate(session, a, options, steps, cost.step_s)
     # Rounding against the data takes long and says little about who recovers better.
     ending = a.finish if final else a.finish.quick()
     overhead_s = _overhead_s(session, ending.recipe(done), cost)
@@ -238,9 +242,7 @@ def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: 
     fitting = session.journal.once("plan", f"steps of rung {rung + 1} after {key_of(done)}", what_fits)["steps"]
     if fitting < min(_FEWEST_STEPS, steps):
         raise OutOfTime
-    options = {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
-    options |= {"freeze_batch_norm": True} if a.frozen else {}
-    options |= {"features": "last"} if reads_features(session.bench.graphs.after((), {})[0]) else {}
+    options |= {"epochs": -(-fitting // cost.per_epoch), "max_steps": fitting, "seed": session.seed + rung}
     recipe = ending.recipe((*done, make_technique("distill", options)))
     return Attempt(recipe, 0.0, session.left_s() - overhead_s)
 

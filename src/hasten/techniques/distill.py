@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from hasten.distillation.defaults import usual_optimizer, usual_rate
 from hasten.distillation.features import FeatureDistance, Pair, pair_by_depth, pair_last
 from hasten.distillation.objective import Objective
 from hasten.distillation.structure import LossName, default_loss
@@ -63,7 +64,9 @@ class Distill:
     )
     feature_weight: float = option(1.0, "weight of the inner values", low=0.0)
     epochs: int = option(3, "passes over the training batches", low=1)
-    lr: float | None = option(None, "peak learning rate; null: 0.01 for sgd, 0.0001 for adamw", low=0.0)
+    lr: float | None = option(
+        None, "peak learning rate; null: 0.0001 for adamw, 0.01 for sgd, 0.003 where batch norm is frozen", low=0.0
+    )
     optimizer: Literal["auto", "sgd", "adamw"] = option(
         "auto", "auto: adamw for networks with layer norm, else sgd", choices=("auto", "sgd", "adamw")
     )
@@ -163,14 +166,10 @@ class Distill:
             return FeatureDistance(shapes, self.feature_loss)
 
     def _training(self, graph: GraphModule) -> Training:
-        optimizer = self.optimizer
-        if optimizer == "auto":
-            targets = {node.target for node in graph.graph.nodes}
-            optimizer = "adamw" if torch.ops.aten.layer_norm.default in targets else "sgd"
-        default_lr = 0.01 if optimizer == "sgd" else 1e-4
+        optimizer = usual_optimizer(graph) if self.optimizer == "auto" else self.optimizer
         return Training(
             epochs=self.epochs,
-            lr=default_lr if self.lr is None else self.lr,
+            lr=usual_rate(optimizer, self.freeze_batch_norm) if self.lr is None else self.lr,
             optimizer=optimizer,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
