@@ -37,8 +37,9 @@ _QUICKLY_REFITTED = 128
 _UNKNOWN = 2.0
 _NEAR = 1.25
 _ABOUT_EQUAL = 1.08
-_STATISTICS_ROWS = 64
-_FAR_LESS = 1.5
+_STATISTICS_ROWS = 128
+# Renewing the statistics does this much damage to a network only if they were of other data.
+_OTHER_DATA = 0.3
 # What refitting the layers that are left did not repair is harder to train away than as much fresh damage.
 _REFITTED = 2.0
 _ROUGH_SAMPLES = 16
@@ -81,7 +82,7 @@ class Architecture:
         damage: Squared distance of its answers from the original's, in units of their spread.
         finish: What it was measured with.
         measured: Whether `damage` was measured on the whole network; else it is a sum over what is cut.
-        frozen: Whether batch norm does less damage with its old statistics than with those of the data.
+        frozen: Whether batch norm keeps its statistics in a recovery.
         chance: How likely it is certified after some more training; None if it has had none.
     """
 
@@ -317,18 +318,36 @@ def _half(session: Session) -> Steps:
 
 
 def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:
-    """The damage, and whether batch norm does far less of it with its old statistics.
+    """The damage, and whether batch norm keeps its statistics in a recovery.
 
-    A cut network usually needs new ones: a training step makes them at once, and it recovers better with them even if
-    they are a little worse at first. But a network that was fine-tuned with most of its layers frozen carries
-    statistics of other data, and renewing those alone changes every answer.
+    A cut network needs new ones, and a training step makes them at once; so the damage is what is left with them.
     """
     kept = answers_damage(session, graph)
+    if _of_other_data(session):
+        return {"damage": kept, "frozen": True}
     with contextlib.suppress(Unsupported):  # no batch norm
-        step = make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS})
-        renewed = answers_damage(session, step.apply(graph, session.bench.inner))
-        return {"damage": min(kept, renewed), "frozen": kept * _FAR_LESS < renewed}
+        return {"damage": min(kept, answers_damage(session, _renewed(session, graph))), "frozen": False}
     return {"damage": kept, "frozen": False}
+
+
+def _of_other_data(session: Session) -> bool:
+    """Whether the statistics of batch norm are not of the task's data, so that renewing them changes every answer.
+
+    So it is where a network was fine-tuned with most of its layers frozen. Training it on statistics of its batches
+    undoes more than it repairs.
+    """
+
+    def measure() -> dict[str, float]:
+        started = time.perf_counter()
+        original, _ = session.bench.graphs.after((), {})
+        damage = answers_damage(session, _renewed(session, original))
+        return {"damage": damage, "wall_s": time.perf_counter() - started}
+
+    return bool(session.once("damage", "renewed statistics", measure).get("damage", 0.0) > _OTHER_DATA)
+
+
+def _renewed(session: Session, graph: GraphModule) -> GraphModule:
+    return make_technique("reestimate_batch_norm", {"samples": _STATISTICS_ROWS}).apply(graph, session.bench.inner)
 
 
 def _damaged(a: Architecture, found: dict[str, Any]) -> Architecture:
