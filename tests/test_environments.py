@@ -99,3 +99,16 @@ def test_tools_run_once_before_the_environment_is_used(
     monkeypatch.setenv("HASTEN_MIRROR_PREPARED", str(prepared))
     environments.install(child)
     assert prepared.exists()
+    assert environments._marker(child).exists()
+
+
+def test_an_environment_whose_tools_do_not_run_counts_as_missing(
+    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HASTEN_ENVS", str(tmp_path))
+    monkeypatch.setattr(venv, "create", lambda folder, **_: Path(folder).mkdir())
+    monkeypatch.setattr(environments, "requirements", lambda name: "")
+    monkeypatch.setenv("HASTEN_MIRROR_PREPARED", str(tmp_path / "no folder" / "prepared"))
+    with pytest.raises(environments.StackFailed):
+        environments.install(child)
+    assert not environments._marker(child).exists()

@@ -82,7 +82,7 @@ def install(name: str) -> Path:
 
     Raises:
         InvalidInput: No such stack.
-        StackFailed: pip could not install it, or its tools do not run here.
+        StackFailed: pip could not install it, or its tools do not run here; it then counts as not installed.
     """
     wanted = requirements(name)
     folder = root() / name
@@ -99,8 +99,12 @@ def install(name: str) -> Path:
     _marker(name).write_text(wanted)
     if "\ndef prepare(" in (_STACKS / f"{name}.py").read_text():
         # What its tools do once, at their first run, is not to be done in the middle of a search.
-        with Process(name) as process:
-            process.call("prepare")
+        try:
+            with Process(name) as process:
+                process.call("prepare")
+        except BaseException:
+            _marker(name).unlink()
+            raise
     return folder
 
 

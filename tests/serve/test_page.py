@@ -37,19 +37,31 @@ def test_tls(start: Callable[..., contextlib.AbstractContextManager[Any]], artif
         client.close()
 
 
+def _seen(address: str) -> str:
+    """What a browser shows after some seconds, as HTML."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
+    return subprocess.run([CHROMIUM, *options, address], capture_output=True, text=True, timeout=90, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_status_page_asks_for_the_key(
+    start: Callable[..., contextlib.AbstractContextManager[Any]], artifact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("secret #1")
+    with start(str(artifact), "--api-key-file", str(tmp_path / "key")) as server:
+        without = _seen(server.http + "/")
+        assert "needs the API key" in without
+        assert '<form id="ask">' in without
+        assert "tiny version 1" not in without
+        with_it = _seen(server.http + "/#secret%20%231")
+        assert "tiny version 1" in with_it
+        assert '<form id="ask" hidden="">' in with_it
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_the_status_page_draws_models_and_devices(server: Any) -> None:
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--dump-dom",
-        "--virtual-time-budget=5000",
-        server.http + "/",
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+    dom = _seen(server.http + "/")
     assert "tiny version 1" in dom
     assert "other version 3" in dom
     assert "onnxruntime" in dom

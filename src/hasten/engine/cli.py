@@ -80,7 +80,7 @@ def batch_command(
         return
     typer.echo(
         f"{report.rows} rows in {report.seconds:.1f} s ({report.rows / report.seconds:.0f} rows/s), "
-        f"{report.shards} shards written, {report.skipped} found done; "
+        f"{report.shards} {'shard' if report.shards == 1 else 'shards'} written, {report.skipped} found done; "
         + ", ".join(f"{name} {share:.0%} busy" for name, share in report.use.items())
         + f"; bottleneck: {report.bottleneck}"
     )

@@ -52,7 +52,8 @@ class App:
 
     Args:
         repository: The models.
-        api_key: If set, every request except health checks must carry it: `Authorization: Bearer KEY` or `X-API-Key`.
+        api_key: If set, every request must carry it: `Authorization: Bearer KEY` or `X-API-Key`. Only health checks
+            and the status page, which is empty without it, need none.
         regions: Shared memory.
     """
 
@@ -79,6 +80,8 @@ class App:
         headers = dict(scope["headers"])
         if parts[:2] == ["v2", "health"]:
             return self._health(parts[2:])
+        if parts == [""] and scope["method"] in ("GET", "HEAD"):
+            return Answer(PAGE, kind=b"text/html; charset=utf-8")
         if self._key is None and _is_foreign(headers.get(b"origin")):
             return Answer(error_body("Pages of other sites must not use this server; an API key would let them."), 403)
         if not self.authorises(scope["headers"]):
@@ -106,8 +109,6 @@ class App:
         return Answer(error_body("not ready"), 503) if parts == ["ready"] else _not_found()
 
     def _get(self, parts: list[str]) -> Answer:
-        if parts == [""]:
-            return Answer(PAGE, kind=b"text/html; charset=utf-8")
         if parts == ["metrics"]:
             from hasten.serve.metrics import CONTENT_TYPE, render  # its library takes a while to import
 

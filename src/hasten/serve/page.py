@@ -1,4 +1,8 @@
-"""The status page: one file without outside parts, which reads `status.json` every second."""
+"""The status page: one file without outside parts, which reads `status.json` every second.
+
+It says nothing itself, so it is served without an API key. It asks for one where the server wants it, or takes it from
+the address behind `#`, which a browser does not send, and keeps it for its tab.
+"""
 
 PAGE = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -15,9 +19,19 @@ td.n, th.n { text-align: right; }
 #state { color: #777; }
 </style></head><body>
 <h1>hasten <span id="version"></span> <small id="state">loading</small></h1>
+<form id="ask" hidden><input id="key" type="password" autocomplete="off" aria-label="API key" placeholder="API key">
+<button>Show</button></form>
 <div id="models"></div>
 <script>
 "use strict";
+const ask = document.getElementById("ask"), field = document.getElementById("key");
+let key = sessionStorage.getItem("key") || "";
+const use = given => { key = given; sessionStorage.setItem("key", key); ask.hidden = true; };
+ask.onsubmit = event => { event.preventDefault(); use(field.value); };
+if (location.hash.length > 1) {
+  use(decodeURIComponent(location.hash.slice(1)));
+  history.replaceState(null, "", location.pathname);
+}
 const previous = {};
 const cell = (row, text, number) => {
   const td = row.insertCell(); td.textContent = text; if (number) td.className = "n"; return td;
@@ -35,7 +49,7 @@ const draw = (status, seconds) => {
   const root = document.createElement("div");
   for (const m of status.models) {
     const h = document.createElement("h2"); h.textContent = m.name + " version " + m.version; root.append(h);
-    const key = m.name + "/" + m.version, before = previous[key];
+    const name = m.name + "/" + m.version, before = previous[name];
     const rate = before ? Math.max(0, m.counters.success - before.success) / seconds : 0;
     const body = table(root, [["requests/s", 1], ["answered", 1], ["failed", 1], ["rejected", 1], ["queue rows", 1],
       ["p50 ms", 1], ["p90 ms", 1], ["p99 ms", 1]]);
@@ -55,7 +69,7 @@ const draw = (status, seconds) => {
       for (const x of [d.rows, d.batches, d.largest_batch,
         ms(d.service_ms.base) + " + " + ms(d.service_ms.row)]) cell(r, x, true);
     }
-    previous[key] = {success: m.counters.success, busy: m.devices.map(d => d.busy_s)};
+    previous[name] = {success: m.counters.success, busy: m.devices.map(d => d.busy_s)};
   }
   document.getElementById("models").replaceChildren(root);
 };
@@ -63,7 +77,8 @@ let last = performance.now();
 const poll = async () => {
   const state = document.getElementById("state");
   try {
-    const response = await fetch("status.json");
+    const response = await fetch("status.json", {headers: key ? {"X-API-Key": key} : {}});
+    if (response.status === 401) ask.hidden = false;
     if (!response.ok) throw new Error(response.status === 401 ? "needs the API key" : "HTTP " + response.status);
     const now = performance.now();
     draw(await response.json(), (now - last) / 1000); last = now;
