@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import statistics
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ import psutil
 import torch
 
 import hasten
+from hasten.recipe import make_technique
 from hasten.search.progress import Silent
 from hasten.search.trial import Trial
 
@@ -119,6 +121,7 @@ def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any
             "before_bytes": watch.before_bytes,
             "peak_bytes": watch.peak_bytes,
             "peak_with_children_bytes": watch.peak_with_children_bytes,
+            "batch_bytes": batch_bytes(work),
         },
         "device": document["device"],
     }
@@ -148,6 +151,22 @@ class MemoryWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+
+
+def batch_bytes(work: str) -> int:
+    """What two training steps of the original add to the memory of a process of its own."""
+    command = [sys.executable, __file__, "--batch-memory", work]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _batch_bytes(work: str) -> int:
+    task = WORK[work]()
+    graph = hasten.capture(task.model, task.example)
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of reading the data
+    make_technique("distill", {"max_steps": 2}).apply(graph, task)
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 - before
 
 
 def kept(net: str, minutes: float) -> dict[str, Any]:
@@ -205,13 +224,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line per piece of work, medians over seeds."""
     lines = [
         "| work | minutes | took | seeds | times faster than eager [95%] | post-training | drop at most | spread "
-        "| overhead | in the contest: search, best peer |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| overhead | memory / (3 models + a batch) | in the contest: search, best peer |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for work, minutes in dict.fromkeys((row["work"], row["minutes"]) for row in rows):
         own = [row for row in rows if (row["work"], row["minutes"]) == (work, minutes) and row["ratio"]]
         if not own:
-            lines.append(f"| {work} | {minutes:g} | | | nothing passed | | | | | |")
+            lines.append(f"| {work} | {minutes:g} | | | nothing passed | | | | | | |")
             continue
         ratios = [row["ratio"] for row in own]
         middle = sorted(own, key=lambda row: row["ratio"])[len(own) // 2]
@@ -221,10 +240,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         spread = f"{(max(ratios) - min(ratios)) / statistics.median(ratios):.0%}" if len(own) > 1 else ""
         overhead = max(row["seconds"]["other"] / row["wall_s"] for row in own)
         took = f"{max(row['wall_s'] for row in own) / 60:.1f}"
-        about = interval, f"{plain:.2f}", f"{bound:.4f}", spread, f"{overhead:.0%}", _against(middle.get("peers", {}))
+        about = interval, f"{plain:.2f}", f"{bound:.4f}", spread, f"{overhead:.0%}", _memory(own)
+        about += (_against(middle.get("peers", {})),)
         cells = work, f"{minutes:g}", took, len(own), *about
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def _memory(rows: list[dict[str, Any]]) -> str:
+    """The most that a search's process grew by, over three times its model and what training on one batch takes."""
+    known = [row["memory"] for row in rows if "batch_bytes" in row.get("memory", {})]
+    shares = [(m["peak_bytes"] - m["before_bytes"]) / (3 * m["model_bytes"] + m["batch_bytes"]) for m in known]
+    return f"{max(shares):.2f}" if shares else ""
 
 
 def _against(peers: dict[str, Any]) -> str:
@@ -244,8 +271,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", default="auto")
     parser.add_argument("--kept", nargs="+", default=[], help="networks of the contest whose search is kept")
+    parser.add_argument("--batch-memory", choices=WORK, help="print what training on a batch adds to memory, and end")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "examples"))
+    if given.batch_memory:
+        print(_batch_bytes(given.batch_memory))
+        return
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for net in given.kept:
         rows = [row for row in rows if (row["work"], row["minutes"]) != (net, given.minutes)]

@@ -98,6 +98,20 @@ def test_little_training_prefers_little_damage_and_much_training_speed() -> None
     assert recovers(0.3, 50) < recovers(0.2, 50)
 
 
+def test_two_searches_that_were_measured_go_the_way_that_worked() -> None:
+    """(merit, damage): on solar cells the boldest kept its accuracy; on ResNet-56 two failed before a mild one."""
+
+    def order(field: dict[str, tuple[float, float]], best: float, steps: int, seen: list[Recovery]) -> list[str]:
+        return sorted(field, key=lambda x: worth(field[x][0], best, recovers(field[x][1], steps, seen)), reverse=True)
+
+    solar = {"0.58 of the pixels": (18.5, 0.30), "0.72 of the pixels": (12.5, 0.125), "half the filters": (17.7, 0.8)}
+    assert order(solar, 8.4, 182, [])[0] == "0.58 of the pixels"
+    resnet = {"0.58 of the pixels": (29.1, 0.64), "a quarter of the blocks": (22.7, 0.37)}
+    half_the_blocks, fewer_pixels = Recovery(0.79, 545, kept=False), Recovery(0.64, 591, kept=False)
+    assert order(resnet, 18.6, 545, [])[0] == "0.58 of the pixels"
+    assert order(resnet, 18.6, 600, [half_the_blocks, fewer_pixels])[0] == "a quarter of the blocks"
+
+
 def test_what_refitting_left_is_harder_to_repair_than_as_much_fresh_damage() -> None:
     """ResNet-56 in 120 steps: a quarter of the blocks less (0.29) ended at 0.06, 37% of the filters (0.35) at 0.22."""
     finish, options = Finish((), make_target("null")), {"ratio": 0.375, "reconstruct": 128}
@@ -114,7 +128,6 @@ def test_what_was_seen_tells_how_much_damage_this_network_recovers_from() -> Non
     before = recovers(0.162, 500)
     assert recovers(0.162, 500, [failed]) < before < recovers(0.162, 500, [held])
     assert recovers(0.674, 516, [failed] * 30) < 0.25
-    assert recovers(0.25, 100) == pytest.approx(0.5)
     lower_resolution, fewer_blocks = (1.2624, 0.238), (1.2484, 0.162)
 
     def ahead(seen: list[Recovery]) -> tuple[float, float]:

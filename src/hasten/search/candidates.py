@@ -35,11 +35,13 @@ _CUTS = (0.5, 0.375, 0.25)
 _QUICKLY_REFITTED = 128
 # Damage of what could not be measured: as large as it is ever taken to be.
 _UNKNOWN = 2.0
+# Something new is timed late in a search only if so many timings would fit into what is left.
+_LEFT_FOR_ONE = 15
 _NEAR = 1.25
 _ABOUT_EQUAL = 1.08
 _STATISTICS_ROWS = 128
 # Renewing the statistics does this much damage to a network only if they were of other data.
-_OTHER_DATA = 0.3
+_OTHER_DATA = 0.2
 # What refitting the layers that are left did not repair is harder to train away than as much fresh damage.
 _REFITTED = 2.0
 _ROUGH_SAMPLES = 16
@@ -136,6 +138,8 @@ class Candidates:
         self.model: CostModel | None = None
         self.probes = probes
         self._modelled: dict[float, float] = {}
+        self._changes: list[Architecture] = []
+        self._base = 1.0
 
     def first(self, base: float, least: float = 0.0) -> list[Architecture]:
         """Architectures on the front of measured cost and predicted damage; none where cutting does not pay.
@@ -144,6 +148,7 @@ class Candidates:
             base: Merit of the network that is not cut.
             least: Merit that something must have to be of use.
         """
+        self._base = base
         ample = self.probes >= _AMPLE_PROBES
         if not ample and any(self._sides_and_depths()):
             why = f"time allows for {self.probes} timings; these need no sensitivity of every group"
@@ -168,9 +173,12 @@ class Candidates:
         return found + [self._architecture(p.shares, 1 / p.cost, p.damage) for p in points]
 
     def at(self, merit: float) -> Architecture | None:
-        """A new architecture of about this merit, from the model as corrected by what was measured."""
+        """A new architecture of about this merit, from the model as corrected by what was measured.
+
+        Where there were timings for few changes of the whole network only: two of those.
+        """
         if self.model is None:
-            return None
+            return self._two(merit)
         by_stage = stage_curves(self.stages, self.curves, list(GRID))
         shares = nearer(self.model, by_stage, self._modelled, 1 / merit)
         cost = self._cost(shares) if shares else None
@@ -201,7 +209,25 @@ class Candidates:
                 found.append(Architecture(name, steps, 1 / cost, _UNKNOWN, self.finish))
         # Refitting takes as long as several timings, so only what would win is refitted to measure its damage.
         wins = [a for a in found if a is not None and a.merit >= least]
-        return [with_damage(self.session, a) for a in wins]
+        self._changes = [with_damage(self.session, a) for a in wins]
+        return self._changes
+
+    def _two(self, merit: float) -> Architecture | None:
+        """Fewer pixels and another change, of those that are to gain this much the pair with the least to repair.
+
+        Gains are taken to multiply and damages to add until the pair was timed; None where there is no time for that.
+        """
+        sides = [a for a in self._changes if name_of(a.steps[0]) == "lower_resolution"]
+        pairs = [(side, a) for side in sides for a in self._changes if a not in sides]
+        enough = [pair for pair in pairs if math.prod(a.merit / self._base for a in pair) * self._base >= merit]
+        if not enough:
+            return None
+        side, other = min(enough, key=lambda pair: sum(a.to_repair for a in pair))
+        name, steps = f"{side.name}, {other.name}", (*side.steps, *other.steps)
+        each_s = (self.session.journal.find("plan", "probes") or {}).get("each_s", 0.0)
+        there_is = {"left_s": min(self.session.left_s(), 1e6)}
+        found = self.session.journal.once("plan", f"time for {name}", lambda: there_is)
+        return self._measured(name, steps) if found["left_s"] >= _LEFT_FOR_ONE * each_s else None
 
     def _whole(self) -> list[tuple[str, Steps]]:
         """What changes the whole network: fewer pixels, fewer residual blocks, both."""

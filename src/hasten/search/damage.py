@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from hasten.distillation.structure import class_axis, default_loss
 from hasten.graph.capture import as_tuple
 from hasten.pruning.sensitivity import Curves, sensitivity
 from hasten.pruning.structured import Cutting
@@ -30,12 +32,19 @@ _WORST = 2.0
 _ROWS = 32
 
 
-def fidelity(output: Any, target: Any) -> Tensor:
+def fidelity(output: Any, target: Any, classes: int | None = None) -> Tensor:
     """Minus the squared distance to the original's first output in units of its spread, at worst -2, [N].
 
     Accuracy on a few dozen samples says nothing; the distance of the answers does, and needs no labels.
+
+    Args:
+        output: Of the network that is judged.
+        target: Of the original.
+        classes: Dimension of class scores, of which the probabilities are compared: how far apart scores are that leave
+            no doubt does not matter. None: the outputs are compared as they are.
     """
-    own, reference = (as_tuple(x)[0].flatten(1).double() for x in (output, target))
+    values = (as_tuple(x)[0].double() for x in (output, target))
+    own, reference = ((x if classes is None else x.softmax(classes)).flatten(1) for x in values)
     spread = (reference - reference.mean(0)).square().sum(1).mean().clamp(min=1e-12)
     distance: Tensor = (own - reference).square().sum(1) / spread
     return -distance.clamp(max=_WORST)
@@ -45,7 +54,18 @@ def on_few(session: Session, rows: int) -> Task:
     """The task with `rows` samples of the search part as holdout, judged by `fidelity`."""
     bench = session.bench
     few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
-    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=fidelity, metric=None)
+    score = partial(fidelity, classes=session.once("plan", "classes", lambda: _classes(session)).get("dimension"))
+    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=score, metric=None)
+
+
+def _classes(session: Session) -> dict[str, int | None]:
+    """Which dimension of the original's first output holds class scores; None: it gives something else."""
+    original, _ = session.bench.graphs.after((), {})
+    inputs, target = next(iter(labelled(session.bench.inner.holdout)))
+    with torch.no_grad():
+        output = original(*inputs)
+    scored = default_loss(output, target, session.bench.inner) == "kl"
+    return {"dimension": class_axis(as_tuple(output)[0].shape, target) if scored else None}
 
 
 def answers_damage(session: Session, graph: GraphModule) -> float:

@@ -18,7 +18,7 @@ _MOST_EPOCHS = 3
 # What everyone in a field gets at first: so many epochs, within these bounds of steps. One long training of what is
 # likely to recover beats several that all stop short.
 _FAIR_EPOCHS, _FAIR_STEPS = 2, (60, 150)
-_HALF_DAMAGES = (0.4, 0.25, 0.15625)
+_HALF_DAMAGES = (0.4, 0.25, 0.15625, 0.1)
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
 _UNSURE = 0.15
@@ -104,7 +104,7 @@ def recovers(damage: float, steps: int, seen: Sequence[Recovery] = ()) -> float:
     """How likely a cut network is to keep the accuracy after `steps` of training: a rule of thumb for who may try.
 
     A half at a damage that grows with the root of the training. With few steps little damage goes before much speed;
-    with many the other way round. How much damage 100 steps make good differs between networks: three amounts are held
+    with many the other way round. How much damage 100 steps make good differs between networks: four amounts are held
     equally likely at first, and by Bayes' rule as they explain what was seen.
 
     Args:
@@ -114,7 +114,7 @@ def recovers(damage: float, steps: int, seen: Sequence[Recovery] = ()) -> float:
     """
 
     def chance(half: float, of: float, after: int) -> float:
-        return 1 / (1 + (max(of, 0.0) / (half * math.sqrt(max(after, 1) / 100))) ** 2)
+        return 1 / (1 + (max(of, 0.0) / (half * math.sqrt(max(after, 1) / 100))) ** 4)
 
     likely = dict.fromkeys(_HALF_DAMAGES, 1.0)
     for past in seen:

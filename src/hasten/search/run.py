@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.fx import GraphModule
 
 from hasten.artifact import Artifact
 from hasten.errors import InvalidInput
 from hasten.graph.capture import capture
 from hasten.machine import fingerprint
 from hasten.measure.certificate import samples_needed
-from hasten.measure.holdout import store_holdout
+from hasten.measure.holdout import Holdout, store_holdout
 from hasten.measure.latency import Latency, Throughput
 from hasten.recipe import Target
 from hasten.report.data import DETAILS
@@ -111,32 +112,17 @@ def run(
         # From here on the folder is that of a run, and a search killed before its first event can be resumed.
         (folder / JOURNAL).touch()
         journal = Journal(folder / JOURNAL)
-        listener.trying("capturing the model")
-        taken: dict[str, float] = {}
-        with clock(taken, "capture"):
-            graph = capture(task.model, task.inner.example)
-        listener.trying("reading the holdout")
-        with clock(taken, "holdout"):
-            holdout = store_holdout(task, folder / DATA, seed)
-        setup = {
-            "task": task.name,
-            "device": fingerprint(),
-            "budget": asdict(budget),
-            "seed": seed,
-            "missing": missing,
-            "search": len(holdout.search),
-            "certify": len(holdout.certify),
-        }
-        with clock(taken, "identity"):
-            same = {"task": identity(graph, holdout, {"train": task.train, "calibration": task.calibration}, seed)}
-        begin: dict[str, Any] = setup | {"is": setup | same | {"targets": sorted(usable)}, "seconds": taken}
+        graph, holdout, task_is, taken = _read(task, folder, seed, listener)
+        setup = {"task": task.name, "device": fingerprint(), "budget": asdict(budget), "seed": seed, "missing": missing}
+        setup |= {"search": len(holdout.search), "certify": len(holdout.certify)}
+        begin: dict[str, Any] = {"is": setup | {"task": task_is, "targets": sorted(usable)}, "seconds": taken}
         if (begun := journal.find("begin")) is not None:
             check_same(begun["is"], begin["is"])
         listener.trying("measuring the original")
         about = budget.objective, _compile_limit_s(budget)
         with Bench(task, graph, holdout, folder / "trials", *about, limits=budget.limits) as bench:
             _check_certifiable(bench, budget)
-            journal.once("begin", "", lambda: begin)
+            journal.once("begin", "", lambda: setup | begin)
             if missing:
                 listener.say(f"not installed here, so not tried: {', '.join(missing)}; `hasten targets` says more")
             with contextlib.ExitStack() as stack:
@@ -149,6 +135,22 @@ def run(
                 _try_all(session, usable)
             finals = _finals(session)
             return _conclude(session, finals, setup)
+
+
+def _read(
+    task: Task, folder: Path, seed: int, listener: Listener
+) -> tuple[GraphModule, Holdout, dict[str, str], dict[str, float]]:
+    """The captured original, its holdout, what tells the task from others, and the seconds that each took."""
+    taken: dict[str, float] = {}
+    listener.trying("capturing the model")
+    with clock(taken, "capture"):
+        graph = capture(task.model, task.inner.example)
+    listener.trying("reading the holdout")
+    with clock(taken, "holdout"):
+        holdout = store_holdout(task, folder / DATA, seed)
+    with clock(taken, "identity"):
+        same = identity(graph, holdout, {"train": task.train, "calibration": task.calibration}, seed)
+    return graph, holdout, same, taken
 
 
 def _tell(nodes: Nodes, journal: Journal, listener: Listener) -> None:
