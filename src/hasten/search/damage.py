@@ -29,7 +29,8 @@ _LADDER: tuple[tuple[int, tuple[float, ...]], ...] = (
 )
 _OVERHEAD_S = 0.3
 _WORST = 2.0
-_ROWS = 32
+# Samples to judge the whole network on: what these seconds allow, within bounds.
+_ROWS, _ROWS_S = (32, 256), 1.0
 
 
 def fidelity(output: Any, target: Any, classes: int | None = None) -> Tensor:
@@ -71,7 +72,21 @@ def _classes(session: Session) -> dict[str, int | None]:
 def answers_damage(session: Session, graph: GraphModule) -> float:
     """Squared distance of a network's answers from the original's, in units of their spread, on a few samples."""
     original, _ = session.bench.graphs.after((), {})
-    return -mean_score(on_few(session, _ROWS), original)(graph)
+
+    def measure() -> dict[str, int]:
+        return {"count": int(min(max(_ROWS_S / _sample_s(session, original), _ROWS[0]), _ROWS[1]))}
+
+    rows = session.once("plan", "rows of damage", measure).get("count", _ROWS[0])
+    return -mean_score(on_few(session, rows), original)(graph)
+
+
+def _sample_s(session: Session, graph: GraphModule) -> float:
+    """Seconds that a network takes for one of a few samples."""
+    few = on_few(session, 16)
+    started = time.perf_counter()
+    with torch.no_grad():
+        count = sum(len(as_tuple(graph(*inputs))[0]) for inputs, _ in few.holdout)
+    return (time.perf_counter() - started) / count
 
 
 def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> Curves:
@@ -93,11 +108,7 @@ def damage_curves(session: Session, graph: GraphModule, stages: list[Stage]) -> 
 
 
 def _plan(session: Session, graph: GraphModule, groups: int) -> dict[str, Any]:
-    few = on_few(session, 16)
-    started = time.perf_counter()
-    with torch.no_grad():
-        count = sum(len(as_tuple(graph(*inputs))[0]) for inputs, _ in few.holdout)
-    sample_s = (time.perf_counter() - started) / count
+    sample_s = _sample_s(session, graph)
     may_s = min(_SHARE * session.left_s(), _SECONDS)
     for rows, ratios in _LADDER:
         cost_s = groups * len(ratios) * (rows * sample_s + _OVERHEAD_S)

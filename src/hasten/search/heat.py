@@ -22,6 +22,8 @@ _HALF_DAMAGES = (0.4, 0.25, 0.15625, 0.1)
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
 _UNSURE = 0.15
+# What may follow a race counts for so much of what is won now: the time for it is a guess.
+_LATER = 0.8
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,6 @@ def worth_first(own: tuple[float, float], others: Sequence[tuple[float, float]],
     merit, chance = own
 
     def follows(least: float) -> float:
-        return max((worth(max(m, least), least, c) for m, c in others), default=0.0)
+        return _LATER * max((worth(max(m, least), least, c) for m, c in others), default=0.0)
 
     return chance * (math.log(merit / best) + follows(merit)) + (1 - chance) * follows(best)

@@ -121,7 +121,7 @@ def train_and_race(session: Session) -> None:
             return
         field, entrants = _choose(session, field, best, heat, seen, first=number == 0)
         tried |= {a.steps for a in entrants}
-        _announce(session, field, entrants, best, heat)
+        _announce(session, field, entrants, best, heat, seen)
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
         for a, trial in race(session, entrants, heat):
             if trial.measured and a.chance is None:
@@ -187,13 +187,19 @@ def _choose(
 
 
 def _announce(
-    session: Session, field: Sequence[Architecture], entrants: Sequence[Architecture], best: float, heat: Heat
+    session: Session,
+    field: Sequence[Architecture],
+    entrants: Sequence[Architecture],
+    best: float,
+    heat: Heat,
+    seen: Sequence[Recovery],
 ) -> None:
     each_s = heat.cost_s / heat.entrants
     for a in sorted(field, key=lambda a: -a.merit):
         own, other = merit_text(a.merit, session.budget), merit_text(best, session.budget)
         damage = f"{'measured' if a.measured else 'predicted'} damage {a.damage:.3g}"
-        outlook = damage if a.chance is None else f"a chance of {a.chance:.0%} after more training"
+        outlook = f"{damage if a.chance is None else 'trained already'}, "
+        outlook += f"a chance of {a.recovers(heat.all_steps, seen):.0%} to recover in {heat.all_steps} steps"
         why = f"{'untrained ' if a.chance is None else ''}it is {own}, the best so far {other}; {outlook}"
         session.decide(a.name, a in entrants, why, a.merit / best, each_s)
 
