@@ -30,9 +30,9 @@ def test_the_ratio_is_the_median_over_turns_of_the_baseline_s_median_to_this_one
 
 
 def test_another_baseline_scales_the_ratios_alone() -> None:
-    found = Latency(4, 1.0, 2.0, 3.0, 2.0, 1.5, 2.5, 9, 100).scaled(3)
-    assert found == Latency(4, 1.0, 2.0, 3.0, 6.0, 4.5, 7.5, 9, 100)
-    assert found.to_json()["ratio_low"] == 4.5
+    found = Latency(4, 1.0, 2.0, 3.0, 2.0, 1.75, 2.5, 9, 100).scaled(3)
+    assert found == Latency(4, 1.0, 2.0, 3.0, 6.0, 5.25, 7.5, 9, 100)
+    assert found.to_json()["ratio_low"] == 5.25
 
 
 class Recorded:
@@ -82,11 +82,19 @@ def test_the_interval_is_as_wide_as_the_median_is_uncertain() -> None:
     assert bootstrap_interval(values) == (low, high)
 
 
+def test_the_interval_ends_where_its_tails_begin() -> None:
+    """Of five values, the median of a resample is the lowest with probability P(binomial(5, 1/5) >= 3) = 0.058."""
+    values = np.arange(1.0, 6.0)
+    assert bootstrap_interval(values, confidence=0.9) == (1, 5)
+    assert bootstrap_interval(values, confidence=0.87) == (2, 4)
+
+
 def _at_rates(rates: dict[int, float], asked: list[int]) -> Any:
     """A program of so many samples per second by batch; it never takes its time."""
 
     def time_calls(inputs: Any, batch: int, seconds: float, least: int) -> np.ndarray:
         asked.append(batch)
+        assert (seconds, least) == (2 * latency._TURN_SECONDS, 3)
         return np.full(least, batch / rates[batch])
 
     return SimpleNamespace(time_calls=time_calls)
