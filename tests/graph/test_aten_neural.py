@@ -26,7 +26,7 @@ PRODUCTS: list[Case] = [
     *(case(aten.linear.default, x, MATRIX.T, *bias) for x in (ROWS, BATCH) for bias in ((), (values(5),))),
     *(
         case(aten.addmm.default, a, ROWS, MATRIX, beta=beta, alpha=alpha)
-        for a, beta, alpha in itertools.product((values(5), values(3, 5)), (1, 0.5), (1, 3))
+        for a, beta, alpha in itertools.product((values(5), values(3, 5)), (1, 2, 0.5), (1, 2, 3))
     ),
     *(case(aten.baddbmm.default, values(2, 3, 5), BATCH, OTHERS, beta=b, alpha=a) for b in (1, 2) for a in (1, 0.5)),
     case(aten.einsum.default, "bij,bjk->bki", [BATCH, OTHERS]),
