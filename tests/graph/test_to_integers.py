@@ -121,6 +121,26 @@ def test_sums_of_the_last_layer_are_the_output() -> None:
     assert np.abs(_out(net, X) - exact).max() < 0.001
 
 
+def test_a_filter_with_next_to_no_weight_gets_larger_units() -> None:
+    """A factor below 2**(bits / 2) after the common shift is doubled until it is not, and its integers are halved."""
+    made = Written(6)
+    x = made.rounded("x", 0.25, -7, (6,))
+    scales = np.array([2.0**-2, 2.0**-9, 2.0**-21, 2.0**-3])
+    layer = {"weight": made.weight(WEIGHT, scales), "bias": made.constant(np.array([0.75, -0.5, 0.5, 2], np.float32))}
+    last = made.call("aten.linear", (4,), input={"node": x}, **layer)
+    net = made.net(made.rounded(last, 0.125, 3, (4,)), bits=12)
+    (found,) = net.layers
+    assert found.rescale is not None
+    # The factors are 2**-1, 2**-8, 2**-20 and 2**-2; a shift by 13 makes the largest one 12 bits.
+    assert found.rescale.shift == 13
+    assert found.rescale.multiplier.tolist() == [2**12, 2**6, 2**6, 2**11]
+    weight = np.round(WEIGHT / np.array([1, 2, 2**13, 1])[:, None])
+    np.testing.assert_array_equal(found.weight, weight)
+    biases = np.array([0.75 * 2**4, -0.5 * 2**10, 0.5 * 2**10, 2 * 2**5])
+    np.testing.assert_array_equal(found.bias, biases + 7 * weight.sum(1))
+    assert _out(net, X)[:, 2].tolist() == [0.5] * 64
+
+
 def test_a_bias_that_is_stored_as_integers() -> None:
     made = Written(6)
     x = made.rounded("x", IN_SCALE, IN_ZERO, (6,))
