@@ -12,7 +12,7 @@ from hasten.graph.aten import TABLE
 
 aten = torch.ops.aten
 
-LINE, IMAGE, VOLUME = values(2, 4, 11), values(2, 4, 9, 7, seed=1), values(2, 4, 5, 6, 7, seed=2)
+LINE, IMAGE, VOLUME = values(3, 4, 11), values(3, 4, 9, 7, seed=1), values(2, 4, 5, 6, 7, seed=2)
 ROWS, MATRIX = values(3, 4, seed=3), values(4, 5, seed=4)
 BATCH, OTHERS = values(2, 3, 4, seed=5), values(2, 4, 5, seed=6)
 
@@ -175,14 +175,23 @@ def test_batch_norm_in_training_is_refused() -> None:
 
 QUERY, KEY, VALUE = values(2, 4, 5, 8), values(2, 4, 6, 8, seed=1), values(2, 4, 6, 3, seed=2)
 MASK = values(5, 6, seed=3)
-ATTENTION: list[Case] = [
-    case(aten.scaled_dot_product_attention.default, QUERY, KEY, VALUE, mask, 0.0, causal, scale=scale)
-    for mask, causal in ((None, False), (None, True), (MASK, False), (MASK > -1, False))
-    for scale in (None, 0.7)
-] + [
-    case(aten.scaled_dot_product_attention.default, QUERY, KEY[:, :heads], VALUE[:, :heads], enable_gqa=True)
-    for heads in (1, 2, 4)
-]
+ATTENTION: list[Case] = (
+    [
+        case(aten.scaled_dot_product_attention.default, QUERY, KEY, VALUE, mask, 0.0, causal, scale=scale)
+        for mask, causal in ((None, False), (None, True), (MASK, False), (MASK > -1, False))
+        for scale in (None, 0.7)
+    ]
+    + [
+        case(aten.scaled_dot_product_attention.default, QUERY, KEY[:, :heads], VALUE[:, :heads], enable_gqa=True)
+        for heads in (1, 2, 4)
+    ]
+    + [
+        # Without heads, and with more dimensions than one before the tokens.
+        case(aten.scaled_dot_product_attention.default, *(x[index] for x in (QUERY, KEY, VALUE)), None, 0.0, causal)
+        for index in (0, (slice(None), 0), None)
+        for causal in (False, True)
+    ]
+)
 
 
 @pytest.mark.parametrize("made", ATTENTION, ids=name_of)
@@ -197,7 +206,7 @@ RESIZED: list[Case] = [
     case(aten.upsample_nearest2d.default, SMALL, [12, 9]),
     *(
         case(aten.upsample_bilinear2d.vec, SMALL, size, c, None)
-        for size in ([6, 10], [3, 7], [1, 9])
+        for size in ([6, 10], [3, 7], [1, 9], [2, 2])
         for c in (False, True)
     ),
     *(case(aten.upsample_bilinear2d.vec, SMALL, None, c, [1.7, 0.6]) for c in (False, True)),
