@@ -1,4 +1,5 @@
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from hasten.errors import InvalidInput
-from hasten.graph.blocks import Block, drop_unused_tensors, find_blocks, find_layers, without_blocks
+from hasten.graph.blocks import Block, _period, drop_unused_tensors, find_blocks, find_layers, without_blocks
 from hasten.graph.capture import capture, export
 
 
@@ -141,8 +142,97 @@ def test_shrunk_graph_exports_and_runs_at_another_batch_size() -> None:
 
 def test_block_of_another_graph_is_refused() -> None:
     _, graph = captured("out-of-place")
-    with pytest.raises(InvalidInput, match="must be of this graph"):
-        without_blocks(graph, [Block("here", "there", ())])
+    ours = find_blocks(graph)[0]
+    for start, end in (("here", "there"), (ours.start, "there"), ("here", ours.end)):
+        with pytest.raises(InvalidInput, match="must be of this graph"):
+            without_blocks(graph, [Block(start, end, ())])
+
+
+def branches(function: Callable[[Tensor, Tensor], Tensor]) -> GraphModule:
+    """A layer whose result and input go into `function`."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.layer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return function(x, self.layer(x))
+
+    torch.manual_seed(0)
+    return capture(Net().eval(), (torch.randn(2, 4),))
+
+
+@pytest.mark.parametrize(
+    ("function", "blocks"),
+    [
+        (lambda x, y: x + y, 1),
+        (lambda x, y: y + x, 1),
+        (lambda x, y: torch.add(x, y, alpha=2), 0),
+        (lambda x, y: x - y, 0),
+        (lambda x, y: x + y.double(), 0),
+        (lambda x, y: x + y.sum(1, keepdim=True), 0),
+        (lambda x, y: y + 1, 0),
+        (lambda x, y: x + x * x, 0),  # no weights
+    ],
+)
+def test_what_makes_a_block(function: Callable[[Tensor, Tensor], Tensor], blocks: int) -> None:
+    assert len(find_blocks(branches(function))) == blocks
+
+
+class Once(nn.Module):
+    """An activation before and after a residual sum, with `between` on the way."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], shortcut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.between, self.shortcut = between, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shortcut(self.first(x).relu())
+        return self.between(x + self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("between", "end"),
+    [
+        (lambda x: x.relu(), "relu"),
+        (lambda x: F.dropout(x, 0.5, False).relu(), "relu"),
+        (lambda x: x.tanh().relu(), "add"),
+        (lambda x: x.sum(1, keepdim=True).relu(), "add"),
+        (lambda x: x.relu() + x, "add"),  # read twice
+        (lambda x: x.tanh(), "add"),
+    ],
+)
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_block_ends_behind_an_activation_of_the_kind_before_it(
+    between: Callable[[Tensor], Tensor], end: str, dropout: bool
+) -> None:
+    def shortcut(x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, False) if dropout else x
+
+    torch.manual_seed(0)
+    blocks = find_blocks(capture(Once(between, shortcut).eval(), (torch.randn(2, 4),)))
+    assert blocks[0].end.rstrip("_0123456789") == end
+
+
+@pytest.mark.parametrize(
+    ("signatures", "period"),
+    [
+        ("ab", 1),
+        ("abab", 2),
+        ("aaaa", 1),
+        ("abcabc", 3),
+        ("abcdabcd", 4),
+        ("ababa", 1),
+        ("abcdeabcde", 1),
+        ("abba", 1),
+        ("", 1),
+    ],
+)
+def test_layers_repeat_at_least_twice(signatures: str, period: int) -> None:
+    assert _period(signatures) == period
 
 
 def test_drop_unused_tensors_keeps_what_is_read() -> None:
@@ -151,3 +241,14 @@ def test_drop_unused_tensors_keeps_what_is_read() -> None:
     assert isinstance(graph, GraphModule)
     drop_unused_tensors(graph)
     assert set(graph.state_dict()) == {"weight", "bias"}
+
+
+def test_modules_are_dropped_with_the_last_tensor_they_held() -> None:
+    graph = capture(nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 2))), (torch.randn(2, 3),))
+    graph.add_module("outer", nn.Module())
+    graph.get_submodule("outer").add_module("inner", nn.Module())
+    graph.get_submodule("outer.inner").register_parameter("unused", nn.Parameter(torch.zeros(2)))
+    before = {name for name, _ in graph.named_modules() if not name.startswith("outer")}
+    drop_unused_tensors(graph)
+    assert {name for name, _ in graph.named_modules()} == before
+    assert set(graph.state_dict()) == {"0.weight", "0.bias", "1.0.weight", "1.0.bias"}

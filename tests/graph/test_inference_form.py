@@ -1,15 +1,18 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from hasten.graph.attention import decompose_attention
+from hasten.graph.attention import decompose_attention, decompose_without_heads
 from hasten.graph.canonical import to_inference_form
 from hasten.graph.capture import capture
 from hasten.graph.fold_batch_norm import fold_batch_norm
 from hasten.quantization.static import inference_form
 
 aten = torch.ops.aten
+attention = nn.functional.scaled_dot_product_attention
 
 
 def targets(graph: GraphModule) -> list[object]:
@@ -119,6 +122,58 @@ def test_attention_in_its_parts_is_the_same_attention(causal: bool) -> None:
     assert decompose_attention(graph) == 1
     assert aten.scaled_dot_product_attention.default not in targets(graph)
     torch.testing.assert_close(graph(q, k, v, keep), reference, rtol=1e-4, atol=1e-5)
+
+
+PADDED = torch.tensor([[True, True, True, False, False], [True] * 5])
+BIAS = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+PARTS: dict[str, tuple[Callable[..., Tensor], int]] = {
+    "scaled": (lambda q, k, v, m: attention(q, k, v, scale=0.7), 1),
+    "a mask that is added": (lambda q, k, v, m: attention(q, k, v, BIAS.to(q)), 1),
+    "rows before columns": (lambda q, k, v, m: attention(q[:, :, :3], k, v, is_causal=True), 1),
+    "columns before rows": (lambda q, k, v, m: attention(q, k[:, :, :3], v[:, :, :3], is_causal=True), 1),
+    "without heads": (lambda q, k, v, m: attention(q[:, 0], k[:, 0], v[:, 0], scale=0.3), 1),
+    "two with one mask": (lambda q, k, v, m: attention(attention(q, k, v, m), k, v, m), 2),
+    "grouped queries": (lambda q, k, v, m: attention(q, k[:, :1], v[:, :1], enable_gqa=True), 0),
+    "dropout": (lambda q, k, v, m: attention(q, k, v, dropout_p=0.5), 0),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_attention_of_every_kind_is_taken_apart_or_left(name: str) -> None:
+    function, parts = PARTS[name]
+
+    class Net(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+            return function(q, k, v, keep[:, None, None, :])
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    graph = capture(Net(), (q, k, v, PADDED))
+    torch.manual_seed(1)
+    reference = graph(q, k, v, PADDED)
+    kept = sum(n.target is aten.scaled_dot_product_attention.default for n in graph.graph.nodes)
+    assert decompose_attention(graph) == parts
+    left = sum(n.target is aten.scaled_dot_product_attention.default for n in graph.graph.nodes)
+    assert left == kept - parts
+    torch.manual_seed(1)
+    torch.testing.assert_close(graph(q, k, v, PADDED), reference, rtol=1e-4, atol=1e-5)
+    # Every layer masks alike: flags become numbers once.
+    assert sum(n.target is aten.where.Scalar for n in graph.graph.nodes) == (name == "two with one mask")
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_only_attention_without_heads_is_taken_apart_for_onnx(heads: bool) -> None:
+    class Net(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            q = attention(q, q, q)
+            return q if heads else attention(q[:, 0], q[:, 0], q[:, 0])
+
+    graph = capture(Net(), (torch.randn(2, 3, 5, 8),))
+    changed = decompose_without_heads(graph)
+    assert (changed is graph) == heads
+    assert [n.target for n in changed.graph.nodes].count(aten.scaled_dot_product_attention.default) == 1
+    x = torch.randn(2, 3, 5, 8)
+    torch.testing.assert_close(changed(x), graph(x), rtol=1e-4, atol=1e-5)
 
 
 class Writes(nn.Module):

@@ -26,6 +26,7 @@ class Products(nn.Module):
         self.tied = self.up
         self.short = nn.Parameter(torch.randn(6))
         self.linear, self.bias = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(8))
+        self.row, self.stack = nn.Parameter(torch.randn(1, 8)), nn.Parameter(torch.randn(2, 6, 8))
         self.register_buffer("basis", torch.randn(6, 8))
         self.basis: Tensor
         self._forward = forward
@@ -44,12 +45,23 @@ FORMS: dict[str, Forward] = {
     "matmul": lambda m, x: x @ m.up,
     "matmul with a transposed weight": lambda m, x: x @ m.linear.T,
     "matmul with permuted axes": lambda m, x: x @ m.linear.permute(1, 0),
+    "matmul with permuted axes from the end": lambda m, x: x @ m.linear.permute(-1, -2),
+    "matmul with axes transposed from either end": lambda m, x: x @ m.linear.transpose(1, -2),
     "matmul with transposed axes": lambda m, x: x @ m.linear.transpose(-2, -1),
     "addmm with a transposed weight": lambda m, x: torch.addmm(m.bias, x.flatten(0, 1), m.linear.t()),
     "two products of one weight": lambda m, x: x @ m.up + torch.relu(x) @ m.tied,
 }
 OTHERS: dict[str, Forward] = {
     "a scaled addmm": lambda m, x: torch.addmm(m.bias, x.flatten(0, 1), m.up, alpha=2),
+    "an addmm with a scaled bias": lambda m, x: torch.addmm(m.bias, x.flatten(0, 1), m.up, beta=2),
+    "a weight with its axes in place": lambda m, x: x @ m.up.permute(0, 1),
+    "a weight with an axis put in its own place": lambda m, x: x @ m.up.transpose(1, -1),
+    "a bias of one number": lambda m, x: torch.addmm(m.short[:1], x.flatten(0, 1), m.up),
+    "a bias that stands for one row": lambda m, x: torch.addmm(m.row, x.flatten(0, 1), m.up),
+    "a bias that is computed": lambda m, x: torch.addmm(m.bias * 2, x.flatten(0, 1), m.up),
+    "a vector times a weight": lambda m, x: x[0, 0] @ m.up,
+    "a weight times a weight": lambda m, x: x[..., :1] + m.short @ m.up,
+    "a stack of weights": lambda m, x: x @ m.stack,
     "a bias per row": lambda m, x: torch.addmm(x.flatten(0, 1)[:, :1], x.flatten(0, 1), m.up),
     "a weight on the left": lambda m, x: m.down @ x.transpose(1, 2),
     "a weight that is also looked up": lambda m, x: x @ m.up + m.up[0],

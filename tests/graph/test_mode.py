@@ -3,11 +3,12 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import FakeQuantize, MinMaxObserver
 from torch.fx import GraphModule
 
 from hasten.graph.capture import capture
 from hasten.graph.duplicate import duplicate, move
-from hasten.graph.mode import set_training
+from hasten.graph.mode import observers_paused, set_training
 
 
 class Everything(nn.Module):
@@ -136,3 +137,18 @@ def test_gradients_reach_every_parameter(graph: GraphModule, training: bool) -> 
     set_training(graph, training)
     graph(example()).square().sum().backward()
     assert all(p.grad is not None for p in graph.parameters())
+
+
+def test_fake_quantizers_learn_nothing_while_paused_and_those_that_were_off_stay_off() -> None:
+    on, off = FakeQuantize(observer=MinMaxObserver), FakeQuantize(observer=MinMaxObserver)
+    off.disable_observer()
+    model = nn.Sequential(on, nn.Linear(2, 2), off)
+    model(torch.tensor([[-1.0, 1.0]]))
+    with observers_paused(model):
+        model(torch.tensor([[-50.0, 50.0]]))
+    assert float(on.activation_post_process.max_val) == 1
+    with pytest.raises(ZeroDivisionError), observers_paused(model):
+        raise ZeroDivisionError
+    model(torch.tensor([[-2.0, 2.0]]))
+    assert float(on.activation_post_process.max_val) == 2
+    assert not torch.isfinite(off.activation_post_process.max_val)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from hasten.measure.certificate import (
     BCA,
@@ -163,3 +163,63 @@ def test_the_record_does_not_depend_on_how_row_numbers_are_stored() -> None:
         for kind in ("<i4", "<i8", ">i8")
     ]
     assert len(set(found)) == 1
+
+
+def _tango(lost: int, gained: int, n: int, drop: float) -> float:
+    """Tango's statistic with the restricted likelihood maximized numerically, not by his formula."""
+
+    def negative(gain: float) -> float:
+        rates = np.array([gain + drop, gain, 1 - 2 * gain - drop])
+        counts = np.array([lost, gained, n - lost - gained])
+        return -float(np.sum(counts[counts > 0] * np.log(np.maximum(rates[counts > 0], 1e-300))))
+
+    ends = max(0.0, -drop), (1 - drop) / 2
+    found = optimize.minimize_scalar(negative, bounds=ends, method="bounded", options={"xatol": 1e-12})
+    gain = min([*ends, found.x], key=negative)
+    return float((lost - gained - n * drop) / np.sqrt(max(n * (2 * gain + drop * (1 - drop)), 1e-12)))
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "drop"),
+    [
+        (1, 0, 14, 0.3),
+        (2, 1, 14, 0.3),
+        (0, 3, 12, 0.1),
+        (4, 2, 12, 0.25),
+        (3, 3, 10, 0.2),
+        (1, 5, 12, -0.1),
+        (0, 0, 9, 0.2),
+    ],
+)
+def test_the_p_value_is_the_worst_probability_of_a_result_at_least_as_good(
+    lost: int, gained: int, n: int, drop: float
+) -> None:
+    observed = _tango(lost, gained, n, drop)
+    results = [(a, b) for a in range(n + 1) for b in range(n + 1 - a) if _tango(a, b, n, drop) <= observed + 1e-5]
+    assert (lost, gained) in results
+    losses, gains = np.array(results).T
+    counts = np.stack([losses, gains, n - losses - gains], 1)
+    rates = np.linspace(max(0.0, -drop) + 1e-9, (1 - drop) / 2 - 1e-9, 1500)
+    worst = max(stats.multinomial.pmf(counts, n, [r + drop, r, 1 - 2 * r - drop]).sum() for r in rates)
+    assert paired_proportions_p_value(lost, gained, n, drop) == pytest.approx(worst, abs=0.002)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(0, 0, 40), (3, 1, 60), (1, 6, 60), (0, 5, 5), (20, 3, 50)])
+def test_the_bound_is_where_the_p_value_falls_to_the_level(lost: int, gained: int, n: int) -> None:
+    bound = paired_proportions_bound(lost, gained, n, 0.1)
+    assert paired_proportions_p_value(lost, gained, n, bound) <= 0.1
+    assert paired_proportions_p_value(lost, gained, n, bound - 5e-5) > 0.1
+
+
+def test_the_bound_stays_between_the_estimate_and_one() -> None:
+    assert paired_proportions_bound(5, 0, 5, 0.05) == 1.0
+    assert paired_proportions_bound(3, 1, 20, 0.95) == pytest.approx(0.1)  # more error than half: the estimate
+
+
+def test_fifty_other_scores_are_enough() -> None:
+    drops = np.random.default_rng(0).normal(0.1, 0.05, 50)
+    bound, method = upper_bound(drops, np.zeros(50), 0.05)
+    assert method == BCA
+    # Nearly normal drops: the bootstrap bound is close to the normal one, and on its side.
+    assert bound == pytest.approx(drops.mean() + 1.645 * drops.std() / np.sqrt(50), abs=0.002)
+    assert upper_bound(drops[:49], np.zeros(49), 0.05) == (float("inf"), BCA)

@@ -40,6 +40,15 @@ def test_infer_answers_every_row_in_order(digits_task: hasten.Task, compiled: Pa
     np.testing.assert_allclose(answer.open(), want, atol=1e-4)
 
 
+def test_answers_go_into_a_folder_that_is_made_or_was_there(compiled: Path, tmp_path: Path) -> None:
+    file = _written(tmp_path / "x.bin", np.ones((5, 1, 8, 8), np.float32))
+    folder = tmp_path / "new" / "folder"
+    with Worker(make_target("onnxruntime"), compiled, tmp_path / "log.txt") as worker:
+        for rows in (np.arange(5), np.arange(2)):
+            (answer,) = worker.infer([file], rows, folder, batch=2)
+            assert answer.open().shape == (len(rows), 10)
+
+
 def test_compare_and_throughput_measure_every_program(compiled: Path, tmp_path: Path) -> None:
     file = _written(tmp_path / "x.bin", np.zeros((4, 1, 8, 8), np.float32))
     target = make_target("onnxruntime")

@@ -124,3 +124,73 @@ def test_every_clamp_has_its_own_ends(clamp: Callable[[Tensor], Tensor], placeme
     with torch.no_grad():
         expected = graph(x).numpy()
     assert np.abs(expected - reference).max() <= np.ptp(expected) / 200
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [([2, 1], [1, 2], [1, 3]), ([1], [2], [2]), ([3, 2], [0], [1])]
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sums_of_a_convolution_are_those_of_torch(
+    stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.integers(-99, 99, (2, 4, 9, 8)), rng.integers(-99, 99, (6, 4 // groups, 3, 2))
+    found = integer_reference._conv2d(x, weight, (x, weight, None, stride, padding, dilation, groups))
+    real, kernel = torch.from_numpy(x).double(), torch.from_numpy(weight).double()
+    expected = nn.functional.conv2d(real, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    np.testing.assert_array_equal(found, expected.long().numpy())
+    plain = integer_reference._conv2d(x[:, : 4 // groups], weight, (x, weight))
+    np.testing.assert_array_equal(plain, nn.functional.conv2d(real[:, : 4 // groups], kernel).long().numpy())
+
+
+def test_a_sum_of_terms_in_two_scales_is_rounded_once_and_held_to_its_ends() -> None:
+    terms = ((np.array([10, -10, 3, 400]), np.array(0.5)), (np.array([1, 1, 2, 0]), np.array(0.25)))
+    made = integer_reference.Sum(terms)
+    assert made.to_float().tolist() == [5.25, -4.75, 2.0, 200.0]
+    assert made.round_to(0.5, 3, -128, 127).tolist() == [10 + 3, -10 + 3, 4 + 3, 127]  # 10.5 and -9.5 to even
+    held = integer_reference.Sum(terms, low=-1.0, high=4.0)
+    assert held.to_float().tolist() == [4.0, -1.0, 2.0, 4.0]
+    assert held.round_to(0.5, 3, -128, 127).tolist() == [8 + 3, -2 + 3, 4 + 3, 8 + 3]
+    assert held.round_to(0.5, 3, 2, 9).tolist() == [9, 2, 7, 9]
+
+
+def test_integers_stand_for_their_distance_from_the_zero_point() -> None:
+    made = integer_reference.Integers(np.array([7, -1, 3]), np.array(0.5), 3)
+    assert made.centered().tolist() == [4, -4, 0]
+    assert made.to_float().tolist() == [2, -2, 0]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda x: nn.functional.pad(x, (1, 0, 2, 3)),
+        lambda x: nn.functional.pad(x, (1, 2, 0, 0), value=0.0),
+        lambda x: nn.functional.pad(x, (1, 2, 0, 1), value=1.5),
+        lambda x: nn.functional.pad(x, (1, 2, 0, 1), mode="replicate"),
+        lambda x: nn.functional.adaptive_avg_pool2d(x, 1).expand(-1, -1, 3, 3),
+        lambda x: nn.functional.adaptive_avg_pool2d(x, (2, 3)),
+        lambda x: nn.functional.max_pool2d(x, 2, 1)[:, :, 1:].transpose(2, 3),
+        lambda x: x + x.flip(2) + x,
+        lambda x: (x + 1.5).relu(),
+        lambda x: torch.relu(x - 0.5) + x,
+    ],
+)
+def test_what_stands_between_two_convolutions(operator: Callable[[Tensor], Tensor]) -> None:
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, stride=(2, 1)), nn.Conv2d(4, 2, 2, padding=(1, 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.second(operator(self.first(x)))
+            return result
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, 9, 7) + 0.3
+    task = Task(Between().eval(), (x[:4],), holdout=[x], calibration=[x])
+    graph = Quantize().apply(capture(task.model, task.example), task)
+    (reference,) = integer_reference.run(graph, (x,))
+    with torch.no_grad():
+        expected = graph(x).numpy()
+    assert np.abs(expected - reference).max() <= np.ptp(expected) / 100
+    assert np.abs(expected - reference).mean() <= np.ptp(expected) / 2000

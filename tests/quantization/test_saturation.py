@@ -95,7 +95,17 @@ def test_without_saturation_the_hardware_s_sums_are_the_exact_ones() -> None:
     np.testing.assert_array_equal(found, exact)
 
 
-@pytest.mark.parametrize(("pair", "saturates"), [((127, 1), False), ((127, 40), True), ((127, -127), False)])
+@pytest.mark.parametrize(
+    ("pair", "saturates"),
+    [
+        ((127, 1), False),  # 255 * 128 fits 16 bits,
+        ((127, 2), True),  # and 255 * 129 does not
+        ((127, 40), True),
+        ((-127, -1), False),
+        ((-127, -2), True),
+        ((127, -127), False),
+    ],
+)
 def test_two_weights_of_one_sign_saturate(pair: tuple[int, int], saturates: bool) -> None:
     """Weights of 8 bits in a channel whose largest is 127, so that they are stored as they are."""
     model = nn.Sequential(nn.Linear(6, 2, bias=False)).eval()
@@ -105,3 +115,25 @@ def test_two_weights_of_one_sign_saturate(pair: tuple[int, int], saturates: bool
     task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
     quantized = hasten.Quantize(weight_bits=8, rounding="nearest").apply(hasten.capture(model, (x[:4],)), task)
     assert bool(saturating_layers(quantized)) is saturates
+
+
+def test_a_single_weight_per_row_cannot_saturate() -> None:
+    model = nn.Sequential(nn.Linear(1, 2, bias=False)).eval()
+    x = torch.rand(32, 1)
+    task = hasten.Task(model, (x[:4],), holdout=[x], calibration=[x])
+    quantized = hasten.Quantize(weight_bits=8, rounding="nearest").apply(hasten.capture(model, (x[:4],)), task)
+    assert saturating_layers(quantized) == []
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "expected"),
+    [
+        ([255, 255, 3, 4], [127, 127, -5, 6], 32767 + 9),
+        ([255, 255, 3, 4], [-128, -128, 5, 6], -32768 + 39),
+        ([255, 1, 255, 1], [127, 127, 127, 127], 2 * 32512),
+        ([255, 255, 255], [127, 1, 127], 32640 + 32385),  # the last stands alone
+        ([255, 255, 255], [127, 2, 127], 32767 + 32385),
+    ],
+)
+def test_neighbours_are_added_in_16_bits(x: list[int], weight: list[int], expected: int) -> None:
+    assert saturating_product(np.array([x]), np.array([weight])).tolist() == [[expected]]

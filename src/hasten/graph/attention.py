@@ -91,6 +91,7 @@ def _replace(graph: GraphModule, node: Node) -> None:
         if mask is not None:
             scores = call(aten.add.Tensor, (scores, mask))
         result = call(aten.matmul.default, (call(aten.softmax.int, (scores, -1)), value))
+    result.meta = dict(node.meta)  # another attention may ask for its shape
     node.replace_all_uses_with(result)
     graph.graph.erase_node(node)
 

@@ -40,8 +40,9 @@ def promote(xp: Any, a: Any, b: Any) -> tuple[Any, Any]:
             return a, b.astype(a.dtype)
         if is_floating(xp, b) and not is_floating(xp, a):
             return a.astype(b.dtype), b
-        if a.dtype != b.dtype and not (a.ndim and b.ndim) and (a.ndim or b.ndim):
-            # A tensor without dimensions does not widen the other one.
+        same_kind = (a.dtype == bool) == (b.dtype == bool)
+        if a.dtype != b.dtype and same_kind and bool(a.ndim) != bool(b.ndim):
+            # A tensor without dimensions does not widen the other one, but makes truth values numbers.
             return (a, b.astype(a.dtype)) if a.ndim else (a.astype(b.dtype), b)
     if isinstance(b, int) and not isinstance(b, bool) and hasattr(a, "dtype") and a.dtype == bool:
         return a.astype(xp.int64), b

@@ -101,6 +101,8 @@ def _select(xp: Any, self: Any, dim: int, index: Any) -> Any:
 
 @entering(TABLE, "aten.narrow")
 def _narrow(xp: Any, self: Any, dim: int, start: Any, length: Any) -> Any:
+    # From the end, two elements from the last but one would end at 0, which is nothing.
+    start = start + self.shape[dim] if isinstance(start, int) and start < 0 else start
     return _slice(xp, self, dim, start, start + length)
 
 
