@@ -30,7 +30,7 @@ _LADDER: tuple[tuple[int, tuple[float, ...]], ...] = (
 _OVERHEAD_S = 0.3
 _WORST = 2.0
 # Samples to judge the whole network on: what these seconds allow, within bounds.
-_ROWS, _ROWS_S = (32, 256), 1.0
+_ROWS, _ROWS_S = (64, 256), 2.0
 
 
 def fidelity(output: Any, target: Any, classes: int | None = None) -> Tensor:

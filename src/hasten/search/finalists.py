@@ -94,7 +94,8 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
     """How likely a trial is to be certified, predicted from the search part.
 
     The certifying part's drop varies around that of the search part by the scores that changed, and its bound lies
-    above it by their noise (both normal, which is close enough to choose by).
+    above it by their noise (both normal, close enough to choose by). A gain on the search part is luck: what is
+    made smaller is not expected to be better elsewhere.
 
     Args:
         trial: With its noise.
@@ -106,7 +107,7 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
     error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
-    return NormalDist().cdf((budget.max_drop - trial.drop - margin) / unsure)
+    return NormalDist().cdf((budget.max_drop - max(trial.drop, 0.0) - margin) / unsure)
 
 
 def error_shares(finalists: int) -> list[float]:
