@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hasten
 from hasten.errors import InvalidInput
-from hasten.recipe import Recipe, make_target
+from hasten.recipe import Recipe, make_target, make_technique
 from hasten.search.finalists import Counts, chance, choose_finalists, error_shares
 from hasten.search.journal import Journal
 from hasten.search.progress import Silent
@@ -264,6 +264,9 @@ def test_finalists_are_the_fastest_within_the_budget_and_a_safe_one() -> None:
     )
     placed = choose_finalists([original, bold, lucky, _trial(15, 2.9, 0.0, 0.0)], Budget(), Counts(375, 1125, 1 / 375))
     assert placed[-1].number == 15
+    recipe = Recipe((make_technique("distill"),), bold.recipe.target)
+    better = replace(bold, drop=-0.008)
+    assert chance(replace(better, recipe=recipe), Budget(), counts) > chance(better, Budget(), counts) + 0.1
     smaller = replace(slower, size_bytes=5)
     assert choose_finalists([replace(original, size_bytes=50), smaller], Budget(max_size_bytes=10), counts) == [smaller]
 

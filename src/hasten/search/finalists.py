@@ -5,7 +5,7 @@ from itertools import combinations
 from statistics import NormalDist
 from typing import NamedTuple
 
-from hasten.recipe import name_of
+from hasten.recipe import Stage, name_of
 from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
@@ -94,8 +94,8 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
     """How likely a trial is to be certified, predicted from the search part.
 
     The certifying part's drop varies around that of the search part by the scores that changed, and its bound lies
-    above it by their noise (both normal, close enough to choose by). A gain on the search part is luck: what is
-    made smaller is not expected to be better elsewhere.
+    above it by their noise (both normal, close enough to choose by). A gain on the search part is luck where
+    nothing was trained: rounding alone makes no network better.
 
     Args:
         trial: With its noise.
@@ -107,7 +107,9 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
     error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
-    return NormalDist().cdf((budget.max_drop - max(trial.drop, 0.0) - margin) / unsure)
+    trained = any(step.stage is Stage.DISTILL for step in trial.recipe.steps)
+    drop = trial.drop if trained else max(trial.drop, 0.0)
+    return NormalDist().cdf((budget.max_drop - drop - margin) / unsure)
 
 
 def error_shares(finalists: int) -> list[float]:
