@@ -89,26 +89,29 @@ def test_a_program_without_a_stack_is_timed_in_this_interpreter() -> None:
     assert environments.command(make_target("null"), "m") == [sys.executable, "-m", "m"]
 
 
-def test_tools_run_once_before_the_environment_is_used(
-    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def installable(child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A stack that is not installed, of which nothing need be downloaded."""
     monkeypatch.setenv("HASTEN_ENVS", str(tmp_path))
     monkeypatch.setattr(venv, "create", lambda folder, **_: Path(folder).mkdir())
     monkeypatch.setattr(environments, "requirements", lambda name: "")
+    return child
+
+
+def test_tools_run_once_before_the_environment_is_used(
+    installable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = tmp_path / "prepared"
     monkeypatch.setenv("HASTEN_MIRROR_PREPARED", str(prepared))
-    environments.install(child)
+    environments.install(installable)
     assert prepared.exists()
-    assert environments._marker(child).exists()
+    assert environments._marker(installable).exists()
 
 
 def test_an_environment_whose_tools_do_not_run_counts_as_missing(
-    child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    installable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HASTEN_ENVS", str(tmp_path))
-    monkeypatch.setattr(venv, "create", lambda folder, **_: Path(folder).mkdir())
-    monkeypatch.setattr(environments, "requirements", lambda name: "")
     monkeypatch.setenv("HASTEN_MIRROR_PREPARED", str(tmp_path / "no folder" / "prepared"))
     with pytest.raises(environments.StackFailed):
-        environments.install(child)
-    assert not environments._marker(child).exists()
+        environments.install(installable)
+    assert not environments._marker(installable).exists()

@@ -128,6 +128,7 @@ def test_what_was_seen_tells_how_much_damage_this_network_recovers_from() -> Non
     before = recovers(0.162, 500)
     assert recovers(0.162, 500, [failed]) < before < recovers(0.162, 500, [held])
     assert recovers(0.674, 516, [failed] * 30) < 0.25
+    assert recovers(0.25, 100) == pytest.approx(recovers(0.5, 400))  # with the root of the training
     lower_resolution, fewer_blocks = (1.2624, 0.238), (1.2484, 0.162)
 
     def ahead(seen: list[Recovery]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from torch import nn
 
 import hasten
 from hasten.search import candidates, race
-from hasten.search.session import Session
+from hasten.search.damage import answers_damage
 
 
 def _task(shift: float) -> hasten.Task:
@@ -29,14 +29,15 @@ def _task(shift: float) -> hasten.Task:
     )
 
 
-@pytest.mark.parametrize(("shift", "frozen"), [(0.0, False), (6.0, True)])
+@pytest.mark.parametrize(("shift", "frozen"), [(0.0, False), (2.0, True)])
 def test_batch_norm_keeps_statistics_of_other_data(shift: float, frozen: bool) -> None:
     """They are kept only where the original had not those of this data."""
     task = _task(shift)
     graph = hasten.capture(task.model, task.example)
     bench: Any = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=16))
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (graph, steps))
-    session = cast(Session, SimpleNamespace(bench=bench, once=lambda event, key, make: make()))
+    session: Any = SimpleNamespace(bench=bench, once=lambda event, key, make: make())
+    session.damage = answers_damage(session)
     changed = hasten.capture(task.model, task.example)
     with torch.no_grad():
         # Every feature map is scaled alike: new statistics take that back exactly, old ones do not.

@@ -36,15 +36,17 @@ def _session(scale: float, left_s: float = 1e6) -> Any:
 
     bench = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=16))
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (damaged if steps else graph, steps))
-    return SimpleNamespace(
+    session: Any = SimpleNamespace(
         bench=bench, once=once, left_s=lambda: left_s, said=(said := []), listener=SimpleNamespace(trying=print),
         decide=lambda what, chosen, why: said.append((what, chosen)),
     )  # fmt: skip
+    session.damage = answers_damage(session)
+    return session
 
 
 def _cut(session: Any) -> Architecture:
     steps = (make_technique("prune_neurons", {"ratio": 0.5}),)
-    damage = answers_damage(session, session.bench.graphs.after(steps, {})[0])
+    damage = session.damage(session.bench.graphs.after(steps, {})[0])
     return Architecture("half", steps, 2.0, damage, Finish((), make_target("null")), measured=True)
 
 
@@ -77,7 +79,7 @@ def test_what_cannot_be_judged_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -
     graph, _ = session.bench.graphs.after((), {})
     options = {"max_steps": 20, "stop_after": 2, "lr": 0.01}
     assert cast(float, rate._damage_after(session, graph, options)) < 0.1
-    monkeypatch.setattr(rate, "answers_damage", lambda session, graph: math.nan)
+    session.damage = lambda graph: math.nan
     assert rate._damage_after(session, graph, options) is None
 
     def diverges(*about: Any) -> Any:

@@ -14,7 +14,7 @@ from hasten.graph.blocks import find_blocks, find_layers
 from hasten.pruning.sensitivity import Curves
 from hasten.recipe import Recipe, Target, Technique, describe, make_target, make_technique, name_of, options_of
 from hasten.search.allocation import GRID, CostModel, explore, fit, nearer, uniform
-from hasten.search.damage import answers_damage, damage_curves
+from hasten.search.damage import damage_curves
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Recovery, recovers
 from hasten.search.session import Session
@@ -348,11 +348,11 @@ def _damage(session: Session, graph: GraphModule) -> dict[str, Any]:
 
     A cut network needs new ones, and a training step makes them at once; so the damage is what is left with them.
     """
-    kept = answers_damage(session, graph)
+    kept = session.damage(graph)
     if _of_other_data(session):
         return {"damage": kept, "frozen": True}
     with contextlib.suppress(Unsupported):  # no batch norm
-        return {"damage": min(kept, answers_damage(session, _renewed(session, graph))), "frozen": False}
+        return {"damage": min(kept, session.damage(_renewed(session, graph))), "frozen": False}
     return {"damage": kept, "frozen": False}
 
 
@@ -366,7 +366,7 @@ def _of_other_data(session: Session) -> bool:
     def measure() -> dict[str, float]:
         started = time.perf_counter()
         original, _ = session.bench.graphs.after((), {})
-        damage = answers_damage(session, _renewed(session, original))
+        damage = session.damage(_renewed(session, original))
         return {"damage": damage, "wall_s": time.perf_counter() - started}
 
     return bool(session.once("damage", "renewed statistics", measure).get("damage", 0.0) > _OTHER_DATA)

@@ -1,6 +1,7 @@
 """What cutting does to the answers before any training: the sensitivity of every group on a few samples."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -69,15 +70,20 @@ def _classes(session: Session) -> dict[str, int | None]:
     return {"dimension": class_axis(as_tuple(output)[0].shape, target) if scored else None}
 
 
-def answers_damage(session: Session, graph: GraphModule) -> float:
-    """Squared distance of a network's answers from the original's, in units of their spread, on a few samples."""
+def answers_damage(session: Session) -> Callable[[GraphModule], float]:
+    """Squared distance of a network's answers from the original's, in units of their spread, on a few samples.
+
+    Returns:
+        What tells it of a network; it keeps the original's answers.
+    """
     original, _ = session.bench.graphs.after((), {})
 
     def measure() -> dict[str, int]:
         return {"count": int(min(max(_ROWS_S / _sample_s(session, original), _ROWS[0]), _ROWS[1]))}
 
     rows = session.once("plan", "rows of damage", measure).get("count", _ROWS[0])
-    return -mean_score(on_few(session, rows), original)(graph)
+    score = mean_score(on_few(session, rows), original)
+    return lambda graph: -score(graph)
 
 
 def _sample_s(session: Session, graph: GraphModule) -> float:

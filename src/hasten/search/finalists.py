@@ -5,7 +5,8 @@ from itertools import combinations
 from statistics import NormalDist
 from typing import NamedTuple
 
-from hasten.recipe import Stage, name_of
+from hasten.recipe import name_of
+from hasten.search.graphs import trains
 from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
@@ -107,7 +108,7 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
     error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
     margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
-    trained = any(step.stage is Stage.DISTILL for step in trial.recipe.steps)
+    trained = any(map(trains, trial.recipe.steps))
     drop = trial.drop if trained else max(trial.drop, 0.0)
     return NormalDist().cdf((budget.max_drop - drop - margin) / unsure)
 

@@ -61,7 +61,7 @@ class GraphStore:
             return self._recent[steps], steps
         before, done = self.after(steps[:-1], seconds, limit_s)
         weights = self._folder / f"{key_of((*done, steps[-1]))}.safetensors"
-        if _trains(steps[-1]) and weights.exists():
+        if trains(steps[-1]) and weights.exists():
             graph, last = _with_weights(before, weights), steps[-1]
         else:
             started = time.perf_counter()
@@ -86,7 +86,7 @@ class GraphStore:
     def _apply(self, step: Technique, graph: GraphModule, steps: Steps, limit_s: float | None) -> tuple[Any, Technique]:
         """The graph after `step`, and the step as it ended."""
         with quiet(), watched(limit_s) as self.watch:
-            if not _trains(step):
+            if not trains(step):
                 result = step.apply(graph, self._task)
                 return result, _ended(step, self.watch)
             own = self._in_flight
@@ -130,7 +130,8 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-def _trains(step: Technique) -> bool:
+def trains(step: Technique) -> bool:
+    """Whether a step trains, so that its weights are kept."""
     return step.stage is Stage.DISTILL and hasattr(step, "folder")
 
 

@@ -10,7 +10,6 @@ from hasten.distillation.defaults import usual_optimizer, usual_rate
 from hasten.errors import Unsupported
 from hasten.recipe import make_technique, name_of, options_of
 from hasten.search.candidates import Architecture
-from hasten.search.damage import answers_damage
 from hasten.search.graphs import key_of
 from hasten.search.session import Session
 from hasten.training import quiet
@@ -76,5 +75,5 @@ def _damage_after(session: Session, graph: GraphModule, options: dict[str, Any])
             trained = make_technique("distill", options).apply(graph, session.bench.inner)
     except Unsupported:
         return None
-    damage = answers_damage(session, trained)
+    damage = session.damage(trained)
     return damage if math.isfinite(damage) else None

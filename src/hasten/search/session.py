@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch.fx import GraphModule
+
 from hasten import judged
 from hasten.errors import HastenError, reason
 from hasten.recipe import Recipe, Stage, Technique, name_of, options_of
@@ -78,6 +80,13 @@ class Session:
         holdout = self.bench.holdout
         searched, certified = len(holdout.search), len(holdout.certify)
         return Counts(searched, certified, 1 / searched if self.bench.right_or_wrong else 0.0)
+
+    @cached_property
+    def damage(self) -> Callable[[GraphModule], float]:
+        """The damage of a network to the original's answers: see `answers_damage`."""
+        from hasten.search.damage import answers_damage  # which reads a session
+
+        return answers_damage(self)
 
     def left_s(self) -> float:
         """Seconds until the finals must begin; infinite without a deadline."""
