@@ -1,7 +1,7 @@
 """Damage before training is judged by how far the answers moved, whatever the task judges by."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +22,7 @@ def test_a_task_with_a_metric_is_judged_by_the_distance_of_answers() -> None:
     bench = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=64))
     graph = capture(net, task.example)
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (graph, steps))
-    session = cast(Any, SimpleNamespace(bench=bench, once=lambda event, key, make: make()))
-    score = mean_score(on_few(session, 32), graph)
+    score = mean_score(on_few(_session(bench), 32), graph)
     assert score(graph) == 0
     moved = capture(nn.Linear(4, 3), task.example)
     assert -2 <= score(moved) < -0.1
@@ -34,11 +33,12 @@ def test_class_scores_are_judged_by_their_probabilities() -> None:
     sure = torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.3, 0.0]])
     surer = torch.tensor([[40.0, 0.0], [0.0, 40.0], [0.3, 0.0]])
     flipped = torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.0, 0.3]])
-    assert fidelity(surer, sure).min() < -0.5
-    assert torch.allclose(fidelity(surer, sure, 1), torch.zeros(3, dtype=torch.float64), atol=1e-6)
-    assert fidelity(flipped, sure).min() > -0.01
-    assert fidelity(flipped, sure, 1)[2] < -0.05
-    assert torch.equal(fidelity(flipped, sure, 1), fidelity(flipped, sure, -1))
+    spread = 200.0  # of the scores
+    assert fidelity(surer, sure, spread).min() < -0.5
+    assert torch.allclose(fidelity(surer, sure, 0.3, 1), torch.zeros(3, dtype=torch.float64), atol=1e-6)
+    assert fidelity(flipped, sure, spread).min() > -0.01
+    assert fidelity(flipped, sure, 0.3, 1)[2] < -0.05
+    assert torch.equal(fidelity(flipped, sure, 0.3, 1), fidelity(flipped, sure, 0.3, -1))
 
 
 @pytest.mark.parametrize(
@@ -57,5 +57,23 @@ def test_class_scores_are_told_from_other_answers(target: Any, metric: Any, dime
     task = Task(net, (x[:8],), [(x, target)] if target is not None else [x], metric=metric)
     bench = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=64))
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (capture(net, task.example), steps))
-    session = cast(Any, SimpleNamespace(bench=bench))
-    assert damage._classes(session) == {"dimension": dimension}
+    assert damage._answers(_session(bench))["classes"] == dimension
+
+
+def test_damage_is_in_units_of_the_spread_over_all_samples_whatever_the_batch() -> None:
+    """Answers that happen to be alike in one batch do not make its distances larger."""
+    x = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).repeat(16, 1)
+    net, moved = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+        moved.weight.fill_(0.5)
+    task = Task(net, (x[:2],), list(x.split(2)))
+    original = capture(net, task.example)
+    bench = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=2))
+    bench.graphs = SimpleNamespace(after=lambda steps, seconds: (original, steps))
+    score = mean_score(on_few(_session(bench), 64), original)
+    assert score(capture(moved, task.example)) == pytest.approx(-0.25)
+
+
+def _session(bench: Any) -> Any:
+    return SimpleNamespace(bench=bench, journal=SimpleNamespace(once=lambda event, key, make: make()))

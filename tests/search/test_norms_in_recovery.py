@@ -36,7 +36,8 @@ def test_batch_norm_keeps_statistics_of_other_data(shift: float, frozen: bool) -
     graph = hasten.capture(task.model, task.example)
     bench: Any = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=16))
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (graph, steps))
-    session: Any = SimpleNamespace(bench=bench, once=lambda event, key, make: make())
+    journal = SimpleNamespace(once=lambda event, key, make: make())
+    session: Any = SimpleNamespace(bench=bench, once=journal.once, journal=journal)
     session.damage = answers_damage(session)
     changed = hasten.capture(task.model, task.example)
     with torch.no_grad():

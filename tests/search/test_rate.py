@@ -37,8 +37,8 @@ def _session(scale: float, left_s: float = 1e6) -> Any:
     bench = SimpleNamespace(inner=task, sizes=SimpleNamespace(evaluation=16))
     bench.graphs = SimpleNamespace(after=lambda steps, seconds: (damaged if steps else graph, steps))
     session: Any = SimpleNamespace(
-        bench=bench, once=once, left_s=lambda: left_s, said=(said := []), listener=SimpleNamespace(trying=print),
-        decide=lambda what, chosen, why: said.append((what, chosen)),
+        bench=bench, once=once, journal=SimpleNamespace(once=once), left_s=lambda: left_s, said=(said := []),
+        listener=SimpleNamespace(trying=print), decide=lambda what, chosen, why: said.append((what, chosen)),
     )  # fmt: skip
     session.damage = answers_damage(session)
     return session

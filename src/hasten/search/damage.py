@@ -1,7 +1,7 @@
 """What cutting does to the answers before any training: the sensitivity of every group on a few samples."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from hasten.pruning.sensitivity import Curves, sensitivity
 from hasten.pruning.structured import Cutting
 from hasten.search.session import Session
 from hasten.search.stages import KINDS, Stage
-from hasten.task import Task, labelled
+from hasten.task import Inputs, Task, labelled
 from hasten.training import mean_score
 
 # A share of a deadline, or seconds where there is none.
@@ -34,7 +34,7 @@ _WORST = 2.0
 _ROWS, _ROWS_S = (64, 256), 2.0
 
 
-def fidelity(output: Any, target: Any, classes: int | None = None) -> Tensor:
+def fidelity(output: Any, target: Any, spread: float, classes: int | None = None) -> Tensor:
     """Minus the squared distance to the original's first output in units of its spread, at worst -2, [N].
 
     Accuracy on a few dozen samples says nothing; the distance of the answers does, and needs no labels.
@@ -42,32 +42,48 @@ def fidelity(output: Any, target: Any, classes: int | None = None) -> Tensor:
     Args:
         output: Of the network that is judged.
         target: Of the original.
+        spread: Mean squared distance of the original's answers from their mean. Not that of one batch: a few samples
+            that happen to be answered alike would make any distance a large one.
         classes: Dimension of class scores, of which the probabilities are compared: how far apart scores are that leave
             no doubt does not matter. None: the outputs are compared as they are.
     """
-    values = (as_tuple(x)[0].double() for x in (output, target))
-    own, reference = ((x if classes is None else x.softmax(classes)).flatten(1) for x in values)
-    spread = (reference - reference.mean(0)).square().sum(1).mean().clamp(min=1e-12)
-    distance: Tensor = (own - reference).square().sum(1) / spread
+    distance = (_compared(output, classes) - _compared(target, classes)).square().sum(1) / spread
     return -distance.clamp(max=_WORST)
+
+
+def _compared(output: Any, classes: int | None) -> Tensor:
+    """What is compared of an output, [N, values], float64."""
+    values = as_tuple(output)[0].double()
+    return (values if classes is None else values.softmax(classes)).flatten(1)
 
 
 def on_few(session: Session, rows: int) -> Task:
     """The task with `rows` samples of the search part as holdout, judged by `fidelity`."""
+    found = session.journal.once("plan", "answers of the original", lambda: _answers(session))
+    score = partial(fidelity, spread=found["spread"], classes=found["classes"])
+    few = [(inputs, None) for inputs, _ in _first(session, rows)]
+    return replace(session.bench.inner, holdout=few, score=score, metric=None)
+
+
+def _first(session: Session, rows: int) -> Iterator[tuple[Inputs, Any]]:
+    """The first batches of the search part that hold `rows` samples, and their targets."""
     bench = session.bench
-    few = islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
-    score = partial(fidelity, classes=session.once("plan", "classes", lambda: _classes(session)).get("dimension"))
-    return replace(bench.inner, holdout=[(inputs, None) for inputs, _ in few], score=score, metric=None)
+    return islice(labelled(bench.inner.holdout), -(-rows // bench.sizes.evaluation))
 
 
-def _classes(session: Session) -> dict[str, int | None]:
-    """Which dimension of the original's first output holds class scores; None: it gives something else."""
+def _answers(session: Session) -> dict[str, Any]:
+    """Which dimension of the original's first output holds class scores (None: it gives something else), and the
+    spread of what is compared.
+    """
     original, _ = session.bench.graphs.after((), {})
-    inputs, target = next(iter(labelled(session.bench.inner.holdout)))
+    batches = list(_first(session, _ROWS[0]))
     with torch.no_grad():
-        output = original(*inputs)
-    scored = default_loss(output, target, session.bench.inner) == "kl"
-    return {"dimension": class_axis(as_tuple(output)[0].shape, target) if scored else None}
+        outputs = [original(*inputs) for inputs, _ in batches]
+    scored = default_loss(outputs[0], batches[0][1], session.bench.inner) == "kl"
+    classes = class_axis(as_tuple(outputs[0])[0].shape, batches[0][1]) if scored else None
+    answers = torch.cat([_compared(output, classes) for output in outputs])
+    spread = (answers - answers.mean(0)).square().sum(1).mean().clamp(min=1e-12)
+    return {"classes": classes, "spread": float(spread)}
 
 
 def answers_damage(session: Session) -> Callable[[GraphModule], float]:
