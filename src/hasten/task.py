@@ -120,8 +120,8 @@ class Budget:
             accuracy).
         confidence: Confidence of the certificate, one-sided.
         minutes: Wall time for the search. None: until there is nothing left to try.
-        finalists: How many of the fastest candidates may take the certifying test; the test is Bonferroni-corrected
-            for this number, so more finalists need more holdout samples.
+        finalists: How many candidates may take the certifying test. They take it one after the other, from safe to
+            bold, until one is not certified, so that more of them need no more holdout samples.
         max_latency_ms: Largest accepted median latency at batch 1. None: any.
         max_size_bytes: Largest accepted size of the target's files. None: any.
         objective: What is to be as good as possible: "latency" at batch 1, "throughput" at the best batch, "size" of
@@ -137,7 +137,7 @@ class Budget:
     max_drop: float = 0.01
     confidence: float = 0.95
     minutes: float | None = None
-    finalists: int = 2
+    finalists: int = 3
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
     objective: str = "latency"

@@ -12,7 +12,9 @@ from hasten.measure.certificate import (
     BCA,
     CONSTANT,
     EXACT,
+    Certificate,
     certify,
+    in_sequence,
     paired_proportions_bound,
     paired_proportions_p_value,
     samples_needed,
@@ -112,6 +114,24 @@ def test_finalists_share_the_error() -> None:
     assert alone.holdout_sha256 == among.holdout_sha256
     other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows[::-1])
     assert other.holdout_sha256 != alone.holdout_sha256
+
+
+def test_in_a_sequence_bounds_hold_together() -> None:
+    """All passed: the largest bound, for each. One did not: the budget for those before it, and its own bound."""
+    rows = np.arange(1000)
+
+    def losing(count: int) -> Certificate:
+        candidate = np.ones(1000)
+        candidate[:count] = 0
+        return certify(np.ones(1000), candidate, max_drop=0.01, confidence=0.95, indices=rows)
+
+    safe, bold, bad = losing(0), losing(3), losing(20)
+    assert safe.upper_bound < bold.upper_bound < 0.01 < bad.upper_bound
+    assert [c.upper_bound for c in in_sequence([safe, bold])] == [bold.upper_bound] * 2
+    assert [c.upper_bound for c in in_sequence([bold, safe])] == [bold.upper_bound] * 2
+    assert [c.upper_bound for c in in_sequence([safe, bad])] == [0.01, bad.upper_bound]
+    assert in_sequence([bad]) == [bad]
+    assert in_sequence([]) == []
 
 
 def test_the_record_says_what_was_tested() -> None:

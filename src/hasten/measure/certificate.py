@@ -10,7 +10,8 @@ BCa bootstrap bound of the mean paired drop (Efron 1987), by scipy.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,12 @@ class Certificate:
         n: Paired samples.
         baseline_score, score: Mean scores, or the metric, of the original and of the candidate.
         drop: `baseline_score - score`; negative when the candidate is better.
-        upper_bound: One-sided upper confidence bound of the true drop.
+        upper_bound: One-sided upper confidence bound of the true drop; of what was tested in a sequence, together with
+            those of all that were.
         max_drop: The budget.
-        confidence: Of this test, after the correction.
-        family_confidence: Of all `finalists` tests together (Bonferroni).
-        finalists: How many candidates took the test on these samples.
+        confidence: Of the sequence of tests that this one belongs to: see `in_sequence`.
+        family_confidence: Of all sequences on these samples together.
+        finalists: How many candidates were to be tested on these samples.
         method: Which test.
         holdout_sha256: SHA-256 of the certifying sample indices.
         passed: `upper_bound <= max_drop`.
@@ -86,8 +88,8 @@ def certify(
         confidence: Family confidence, over all finalists.
         indices: The indices of all samples, [n], for the record.
         finalists: Number of candidates tested on these samples.
-        share: This candidate's share of the family's error; the shares of all finalists sum to at most 1 (weighted
-            Bonferroni).
+        share: Of the family's error; the shares of all candidates, or of all sequences of them, sum to at most 1
+            (Bonferroni).
         target: What the scores compare with.
         seed: Decided which samples these are, for the record.
         content: Hash of the whole holdout's data, for the record.
@@ -111,6 +113,26 @@ def certify(
         target=target,
         seed=seed,
     )
+
+
+def in_sequence(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """Certificates of candidates that were tested in an order fixed before, until one did not pass.
+
+    Each test may then have the whole error of the sequence: for a bad candidate to pass, the first bad one must have
+    passed (Maurer, Hothorn and Lehmacher 1995, "Multiple comparisons in drug clinical trials and preclinical assays:
+    a-priori ordered hypotheses"). Bounds that hold together (Hsu and Berger 1999, "Stepwise confidence intervals
+    without multiplicity adjustment for dose-response and toxicity studies"): where all passed, the largest of their
+    bounds, for each; where one did not, the budget for those before it.
+
+    Args:
+        certificates: In the order of the tests, none after one that did not pass, each with the bound of its own test.
+
+    Returns:
+        The same with bounds that hold together.
+    """
+    passed = [c for c in certificates if c.passed]
+    together = [c.upper_bound if len(passed) == len(certificates) else c.max_drop for c in passed]
+    return [replace(c, upper_bound=max(together)) if c.passed else c for c in certificates]
 
 
 def holdout_sha256(content: str, indices: np.ndarray) -> str:

@@ -1,6 +1,7 @@
-"""Who goes to the finals: the places are given so that what is certified is expected to be worth the most."""
+"""Who goes to the finals, in which order: so that what is certified is expected to be worth the most."""
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from statistics import NormalDist
 from typing import NamedTuple
@@ -10,7 +11,6 @@ from hasten.search.graphs import trains
 from hasten.search.trial import Trial, contenders
 from hasten.task import Budget
 
-_SAFE_SHARE = 0.1
 _MOST_CONSIDERED = 8
 # How likely something should ship, where the finalists can be chosen so.
 _SOMETHING = 0.95
@@ -29,60 +29,71 @@ class Counts(NamedTuple):
 
 
 def choose_finalists(trials: list[Trial], budget: Budget, counts: Counts) -> list[Trial]:
-    """The most promising trials within the budget on the search part.
+    """Those of the trials within the budget on the search part that are tested, one sequence after the other.
 
-    A trial that is a little faster, but would hardly be certified, must not take the place of one that would: the
-    places, of which the last has the smallest share of the error, are given so that the best that passes is expected to
-    be worth the most, among those choices of which one will pass with a chance of 95%, if there are any.
+    A sequence goes from safe to bold, and ends with the first that is not certified (see `in_sequence`). So a trial
+    that is a little faster, but would hardly be certified, must not stand before what would.
 
     Args:
         trials: The original first.
         budget: What was asked for.
         counts: Of the scores that tell.
     """
-    within = sorted(contenders(trials, budget), key=lambda t: -t.merit)
-    devices = {name_of(t.recipe.target) for t in within} if budget.limits else set()
-    if len(devices) > 1:
-        # Room under the limits of one device says nothing about another: the best of each goes first.
-        firsts = [next(t for t in within if name_of(t.recipe.target) == name) for name in sorted(devices)]
-        return [*firsts, *(t for t in within if t not in firsts)][: budget.finalists]
-    return _most_expected(within, budget, counts) if within else []
+    apart = sequences(contenders(trials, budget), budget)
+    found: list[Trial] = []
+    for index, within in enumerate(apart):
+        places = (budget.finalists + len(apart) - 1 - index) // len(apart)
+        found += _most_expected(within, places, budget, counts, 1 / len(apart))
+    return found
 
 
-def _most_expected(within: list[Trial], budget: Budget, counts: Counts) -> list[Trial]:
-    """The places that are expected to be worth the most: anything certified one, every e times faster one more.
+def sequences(trials: Sequence[Trial], budget: Budget) -> list[list[Trial]]:
+    """The trials as they are tested one after the other, in the order they come in; each sequence has an equal share of
+    the error.
+
+    They are one, except on several judged targets: room under the limits of one says nothing about another.
+    """
+    if not trials or not budget.limits:
+        return [list(trials)] if trials else []
+    names = sorted({name_of(t.recipe.target) for t in trials})
+    return [[t for t in trials if name_of(t.recipe.target) == name] for name in names]
+
+
+def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Counts, share: float) -> list[Trial]:
+    """The sequence that is expected to be worth the most: anything certified one, every e times faster one more.
+
+    If there are any, of those whose first passes with a chance of 95%, so that something ships. What is tested later
+    must be better than all before it, which have passed by then.
 
     Args:
         within: Trials that may be certified, at least one.
+        places: The most that may be tested.
         budget: What was asked for.
         counts: Of the scores that tell.
+        share: Of the certificates' error.
     """
     least = min(t.merit for t in within)
     worth = {t.number: 1 + math.log(t.merit / least) for t in within}
-    places = min(budget.finalists, len(within))
-    shares = error_shares(places)
-    chances = {(t.number, share): chance(t, budget, counts, share) for t in within for share in shares}
+    chances = {t.number: chance(t, budget, counts, share) for t in within}
 
-    def alone(t: Trial) -> float:
-        return worth[t.number] * max(chances[t.number, share] for share in shares)
+    def outlook(order: tuple[Trial, ...]) -> float:
+        total, so_far, reached = 0.0, 0.0, 1.0
+        for t in order:
+            reached *= chances[t.number]
+            total += reached * (worth[t.number] - so_far)
+            so_far = worth[t.number]
+        return total
 
-    def outlook(order: tuple[Trial, ...]) -> tuple[float, float]:
-        """What an order is expected to be worth, and how likely none of it passes."""
-        total, none_better = 0.0, 1.0
-        placed = sorted(zip(order, shares, strict=True), key=lambda pair: -pair[0].merit)
-        for t, share in placed:
-            total += none_better * chances[t.number, share] * worth[t.number]
-            none_better *= 1 - chances[t.number, share]
-        return total, none_better
-
-    near = sorted(within, key=lambda t: -alone(t))[: max(_MOST_CONSIDERED, places)]
-    # All places but the last have equal shares.
+    ranked = sorted(within, key=lambda t: -chances[t.number] * worth[t.number])
+    # What surely passes may be worth little by itself, and is what a sequence begins with.
+    surest = max(within, key=lambda t: chances[t.number])
+    considered = {t.number for t in (*ranked[:_MOST_CONSIDERED], surest)}
+    near = sorted((t for t in within if t.number in considered), key=lambda t: t.merit)
     orders: list[tuple[Trial, ...]] = [
-        (*rest, last) for last in near for rest in combinations([t for t in near if t != last], places - 1)
+        order for count in range(1, min(places, len(near)) + 1) for order in combinations(near, count)
     ]
-    found = [(order, *outlook(order)) for order in orders]
-    ships = [entry for entry in found if entry[2] <= 1 - _SOMETHING]
-    best, *_ = max(ships or found, key=lambda entry: entry[1])
+    ships = [order for order in orders if chances[order[0].number] >= _SOMETHING]
+    best = max(ships or orders, key=outlook)
     return list(best)
 
 
@@ -91,7 +102,7 @@ def noise_of(trial: Trial, counts: Counts) -> float:
     return max(trial.noise + counts.one, _NOISELESS)
 
 
-def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = None) -> float:
+def chance(trial: Trial, budget: Budget, counts: Counts, share: float = 1.0) -> float:
     """How likely a trial is to be certified, predicted from the search part.
 
     The certifying part's drop varies around that of the search part by the scores that changed, and its bound lies
@@ -102,22 +113,11 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float | None = N
         trial: With its noise.
         budget: What was asked for.
         counts: Of the scores that tell.
-        share: Of the certificates' error that it gets; default: that of the first finalist.
+        share: Of the certificates' error that its sequence has.
     """
     noise = noise_of(trial, counts)
-    error = (1 - budget.confidence) * (error_shares(budget.finalists)[0] if share is None else share)
-    margin = NormalDist().inv_cdf(1 - error) * math.sqrt(noise / counts.certified)
+    margin = NormalDist().inv_cdf(1 - (1 - budget.confidence) * share) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
     trained = any(map(trains, trial.recipe.steps))
     drop = trial.drop if trained else max(trial.drop, 0.0)
     return NormalDist().cdf((budget.max_drop - drop - margin) / unsure)
-
-
-def error_shares(finalists: int) -> list[float]:
-    """How the certificates' error is divided (weighted Bonferroni): most for the fast ones, a little for the safe last.
-
-    A finalist that changes hardly any prediction needs little; a fast one that changes some needs all it can get.
-    """
-    if finalists < 2:
-        return [1.0] * finalists
-    return [(1 - _SAFE_SHARE) / (finalists - 1)] * (finalists - 1) + [_SAFE_SHARE]

@@ -1,16 +1,16 @@
 """The end of a run: finalists are timed again, and certified on the part of the holdout that no choice has seen."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hasten.errors import HastenError
-from hasten.measure.certificate import Certificate, certify
+from hasten.measure.certificate import Certificate, certify, in_sequence
 from hasten.measure.latency import Latency, Throughput, best_throughput
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.search.bench import Bench
-from hasten.search.finalists import error_shares
+from hasten.search.finalists import sequences
 from hasten.search.trial import Trial
 from hasten.task import Budget
 
@@ -49,7 +49,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, and the original timed with them; by number, why a finalist failed only here."""
+    """The finalists, and the original timed with them; by number, why a finalist failed only here or was not tested."""
 
     finals: list[Final]
     latency: Latency
@@ -81,17 +81,16 @@ class Finals:
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
     """Time all finalists and the original in turns, then certify each; what is judged is certified alone.
 
-    A finalist whose program fails here is left out, and the others are timed again. Its share of the certificates'
-    error is not given to them: that would be choosing after the certifying part was seen.
+    They are tested in the order given, until one is not certified: see `in_sequence`. A finalist whose program fails
+    here is left out, and the others are timed again.
     """
-    shares = dict(zip([trial.number for trial in finalists], error_shares(len(finalists)), strict=True))
     failed: dict[str, str] = {}
     while True:
         standing = [trial for trial in finalists if str(trial.number) not in failed]
         bench.revive()
         with contextlib.ExitStack() as stack:
             try:
-                return _round(bench, standing, budget, shares, stack, failed)
+                return _round(bench, standing, budget, stack, failed)
             except _FinalistFailed as error:
                 failed[str(error.number)] = str(error)
 
@@ -106,7 +105,6 @@ def _round(
     bench: Bench,
     finalists: list[Trial],
     budget: Budget,
-    shares: Mapping[int, float],
     stack: contextlib.ExitStack,
     failed: dict[str, str],
 ) -> Finals:
@@ -130,13 +128,18 @@ def _round(
         if not broken:
             raise
         raise _FinalistFailed(broken[0].number, error) from error
-    finals = []
-    for trial in finalists:
-        name = str(trial.number)
-        with _blamed_on(trial):
-            found = _certify(bench, trial, workers[name], budget, len(shares), shares[trial.number])
-            finals.append(Final(trial, latencies.get(name), throughputs.get(name), found))
-    return Finals(finals, latencies["original"], throughputs["original"], failed)
+    certificates = _certify_all(bench, finalists, workers, budget)
+    finals = [
+        Final(t, latencies.get(str(t.number)), throughputs.get(str(t.number)), certificates[t.number])
+        for t in finalists
+        if t.number in certificates
+    ]
+    untested = {
+        str(t.number): "not tested, because what is safer was not certified"
+        for t in finalists
+        if t.number not in certificates
+    }
+    return Finals(finals, latencies["original"], throughputs["original"], failed | untested)
 
 
 def throughput_limit_s(budget: Budget) -> float:
@@ -152,6 +155,23 @@ def _blamed_on(trial: Trial) -> Iterator[None]:
         yield
     except HastenError as error:
         raise _FinalistFailed(trial.number, error) from error
+
+
+def _certify_all(
+    bench: Bench, finalists: Sequence[Trial], workers: Mapping[str, Worker], budget: Budget
+) -> dict[int, Certificate]:
+    """The certificates of those that were tested, by the number of the trial."""
+    found: dict[int, Certificate] = {}
+    apart = sequences(finalists, budget)
+    for tested in apart:
+        made: list[Certificate] = []
+        for trial in tested:
+            with _blamed_on(trial):
+                made.append(_certify(bench, trial, workers[str(trial.number)], budget, len(finalists), 1 / len(apart)))
+            if not made[-1].passed:
+                break
+        found |= {trial.number: c for trial, c in zip(tested, in_sequence(made), strict=False)}
+    return found
 
 
 def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalists: int, share: float) -> Certificate:

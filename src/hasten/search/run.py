@@ -26,7 +26,7 @@ from hasten.search.compiler import COMPILE_SECONDS
 from hasten.search.details import write_details
 from hasten.search.distributed import Nodes, import_ray
 from hasten.search.ending import explain, seconds_by_stage
-from hasten.search.finalists import choose_finalists, error_shares
+from hasten.search.finalists import choose_finalists
 from hasten.search.finals import Final, Finals, run_finals
 from hasten.search.folder import DATA, JOURNAL, check_same, identity, opened
 from hasten.search.journal import Journal
@@ -224,16 +224,13 @@ def _compile_limit_s(budget: Budget) -> float:
 def _check_certifiable(bench: Bench, budget: Budget) -> None:
     """Refuse before searching when no result on this holdout could ever pass."""
     n = len(bench.holdout.certify)
-    if not bench.right_or_wrong:
-        needed = 50
-    else:
-        needed = samples_needed(budget.max_drop, (1 - budget.confidence) * error_shares(budget.finalists)[0])
+    needed = samples_needed(budget.max_drop, 1 - budget.confidence) if bench.right_or_wrong else 50
     if n < needed:
         total = int(np.ceil(needed * len(bench.holdout) / n)) + 1
         raise InvalidInput(
             f"`holdout` must be large enough to certify a drop of {budget.max_drop:g} at {budget.confidence:.0%} "
             f"confidence: at least {needed} certifying samples, about {total} in all, but it has {len(bench.holdout)}, "
-            f"of which {n} certify. Add samples, raise `max_drop`, or lower `confidence` or `finalists`."
+            f"of which {n} certify. Add samples, raise `max_drop`, or lower `confidence`."
         )
 
 
