@@ -4,10 +4,10 @@
     PYTHONPATH=benchmarks python benchmarks/search.py --kept efficientnet_lite0 resnet56 [--minutes 10]
 
 Every run is a process-independent call of `hasten.run` with a folder of its own under `runs/search/`; it is resumed
-when the script is started again. Writes `benchmarks/results/search.json` after every run and prints a table: the ratio
-to eager in the final timing, the ratio of the best post-training trial of the same run, the share of wall time that is
-neither training, calibration, compilation nor measurement, and the spread of the ratio over seeds. `resnet56` needs the
-data folder `HASTEN_BENCH_DATA`.
+when the script is started again, and not repeated once it has ended. Writes `benchmarks/results/search.json` after each
+run and prints a table: the ratio to eager in the final timing, the ratio of the best post-training trial of the same
+run, the share of wall time that is neither training, calibration, compilation nor measurement, and the spread of the
+ratio over seeds. `resnet56` needs the data folder `HASTEN_BENCH_DATA`.
 
 `--kept` searches nothing: it reads what `hasten-bench tools --peer hasten/search` kept of a search inside the contest,
 and sets beside it the best passing peer of `contest-NAME.json`, which `hasten-bench time` measured in turns with it.
@@ -91,11 +91,16 @@ def resnet56() -> hasten.Task:
 WORK: dict[str, Callable[[], hasten.Task]] = {"solar": solar, "minilm": minilm, "resnet56": resnet56}
 
 
+def folder_of(work: str, minutes: float, seed: int) -> Path:
+    return ROOT / "runs" / "search" / f"{work}-{minutes:g}-{seed}"
+
+
 def measure(work: str, minutes: float, seed: int, targets: str) -> dict[str, Any]:
     """One run, new or resumed."""
-    out = ROOT / "runs" / "search" / f"{work}-{minutes:g}-{seed}"
+    out = folder_of(work, minutes, seed)
     budget = hasten.Budget(max_drop=0.01, minutes=minutes)
     task = WORK[work]()
+    hasten.capture(task.model, task.example)  # so that the code it loads counts no more than in `batch_bytes`
     with MemoryWatch() as watch:
         resume = (out / "journal.jsonl").exists()
         result = hasten.run(task, budget, targets=targets, out=out, seed=seed, resume=resume, listener=Silent())
@@ -288,6 +293,9 @@ def main() -> None:
     for work in given.work or WORK:
         for seed in range(given.seeds):
             same = (work, given.minutes, seed)
+            known = any((row["work"], row["minutes"], row["seed"]) == same for row in rows)
+            if known and (folder_of(*same) / "result.json").exists():
+                continue
             rows = [row for row in rows if (row["work"], row["minutes"], row["seed"]) != same]
             rows.append(measure(work, given.minutes, seed, given.targets))
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
