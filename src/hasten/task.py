@@ -120,8 +120,8 @@ class Budget:
             accuracy).
         confidence: Confidence of the certificate, one-sided.
         minutes: Wall time for the search. None: until there is nothing left to try.
-        finalists: How many candidates may take the certifying test. They take it one after the other, from safe to
-            bold, until one is not certified, so that more of them need no more holdout samples.
+        finalists: How many candidates may take the certifying test, one after the other from safe to bold. Each has an
+            equal share of the error, and hands it on to the next when it passes.
         max_latency_ms: Largest accepted median latency at batch 1. None: any.
         max_size_bytes: Largest accepted size of the target's files. None: any.
         objective: What is to be as good as possible: "latency" at batch 1, "throughput" at the best batch, "size" of

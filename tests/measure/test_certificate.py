@@ -1,6 +1,8 @@
 """The certificate keeps its word: simulated many times, it rarely passes what it must not."""
 
+import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from hasten.measure import certificate
 from hasten.measure.certificate import (
     BCA,
     CONSTANT,
     EXACT,
     Certificate,
     certify,
-    in_sequence,
+    certify_in_order,
     paired_proportions_bound,
     paired_proportions_p_value,
     samples_needed,
@@ -109,29 +112,62 @@ def test_finalists_share_the_error() -> None:
     assert alone.method == EXACT
     assert alone.drop == pytest.approx(0.003)
     assert among.upper_bound > alone.upper_bound
-    assert among.confidence == pytest.approx(1 - 0.05 / 3)
+    assert among.error == pytest.approx(0.05 / 3)
     assert alone.passed
     assert alone.holdout_sha256 == among.holdout_sha256
     other = certify(baseline, candidate, max_drop=0.01, confidence=0.95, indices=rows[::-1])
     assert other.holdout_sha256 != alone.holdout_sha256
 
 
-def test_in_a_sequence_bounds_hold_together() -> None:
-    """All passed: the largest bound, for each. One did not: the budget for those before it, and its own bound."""
-    rows = np.arange(1000)
+ROWS = np.arange(1000)
 
-    def losing(count: int) -> Certificate:
-        candidate = np.ones(1000)
-        candidate[:count] = 0
-        return certify(np.ones(1000), candidate, max_drop=0.01, confidence=0.95, indices=rows)
 
-    safe, bold, bad = losing(0), losing(3), losing(20)
-    assert safe.upper_bound < bold.upper_bound < 0.01 < bad.upper_bound
-    assert [c.upper_bound for c in in_sequence([safe, bold])] == [bold.upper_bound] * 2
-    assert [c.upper_bound for c in in_sequence([bold, safe])] == [bold.upper_bound] * 2
-    assert [c.upper_bound for c in in_sequence([safe, bad])] == [0.01, bad.upper_bound]
-    assert in_sequence([bad]) == [bad]
-    assert in_sequence([]) == []
+def _losing(count: int) -> np.ndarray:
+    candidate = np.ones(1000)
+    candidate[:count] = 0
+    return candidate
+
+
+def _in_order(*losses: int, **about: Any) -> list[Certificate]:
+    candidates = [_losing(count) for count in losses]
+    return certify_in_order(np.ones(1000), candidates, max_drop=0.01, confidence=0.95, indices=ROWS, **about)
+
+
+def test_one_that_passes_hands_its_share_on() -> None:
+    assert [c.error for c in _in_order(0, 0, 30)] == pytest.approx([0.05 / 3, 2 * 0.05 / 3, 0.05])
+    assert [c.error for c in _in_order(0, 30, 0)] == pytest.approx([0.05 / 3, 2 * 0.05 / 3, 0.05 / 3])
+    assert [c.error for c in _in_order(30, 0, 0)] == pytest.approx([0.05 / 3, 0.05 / 3, 2 * 0.05 / 3])
+    assert [c.error for c in _in_order(0, 0, among=4, share=0.5)] == pytest.approx([0.05 / 8, 0.05 / 4])
+    assert [c.passed for c in _in_order(0, 30, 0)] == [True, False, True]
+    assert {c.confidence for c in _in_order(0, 30, 0)} == {0.95}
+    assert _in_order() == []
+    # Four losses are certified with the whole error, and not with a half of it.
+    assert [c.passed for c in _in_order(0, 4)] == [True, True]
+    assert [c.passed for c in _in_order(30, 4)] == [False, False]
+
+
+def test_bounds_of_several_hold_together() -> None:
+    """Where all passed, each has that of its own share; where one did not, the others have the budget."""
+    own = [paired_proportions_bound(losses, 0, 1000, 0.025) for losses in (0, 3)]
+    assert [c.upper_bound for c in _in_order(0, 3)] == own
+    assert _in_order(0, 4)[1].upper_bound == 0.01  # which its own share alone would not show
+    failing = _in_order(0, 30)
+    assert failing[0].upper_bound == 0.01
+    assert failing[1].upper_bound == paired_proportions_bound(30, 0, 1000, 0.05)
+
+
+@pytest.mark.parametrize("good_first", [True, False])
+def test_candidates_in_order_keep_the_error_together(good_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good candidate and two just beyond the limit, simulated: how often any of the two passes."""
+    monkeypatch.setattr(certificate, "paired_proportions_bound", functools.cache(paired_proportions_bound))
+    rng, n, runs, wrong = np.random.default_rng(0), 600, 400, 0
+    rates = (0.0, 0.0201, 0.0201) if good_first else (0.0201, 0.0201, 0.0)
+    baseline, rows = np.ones(n), np.arange(n)
+    for _ in range(runs):
+        candidates = [(rng.random(n) >= rate).astype(float) for rate in rates]
+        found = certify_in_order(baseline, candidates, max_drop=0.02, confidence=0.8, indices=rows)
+        wrong += any(c.passed for c, rate in zip(found, rates, strict=True) if rate)
+    assert 0 < wrong / runs < 0.2 + 2 * np.sqrt(0.2 * 0.8 / runs)
 
 
 def test_the_record_says_what_was_tested() -> None:
@@ -140,14 +176,14 @@ def test_the_record_says_what_was_tested() -> None:
     rows = np.arange(400)
     found = certify(baseline, candidate, max_drop=0.05, confidence=0.9, indices=rows).to_json()
     assert found.pop("upper_bound") == paired_proportions_bound(4, 0, 400, 1 - 0.9)
-    assert found.pop("confidence") == pytest.approx(0.9)
+    assert found.pop("error") == pytest.approx(0.1)
     assert found == {
         "n": 400,
         "baseline_score": 1.0,
         "score": 0.99,
         "drop": pytest.approx(0.01),
         "max_drop": 0.05,
-        "family_confidence": 0.9,
+        "confidence": 0.9,
         "finalists": 1,
         "method": EXACT,
         "holdout_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),

@@ -1,5 +1,7 @@
 """How a race is planned, and who goes on."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,31 @@ from hasten.measure.latency import Latency
 from hasten.recipe import Recipe, make_target, make_technique
 from hasten.search.candidates import Architecture, Finish
 from hasten.search.finalists import Counts
-from hasten.search.heat import Recovery, left_after, plan_heat, promise, recovers, worth, worth_first
+from hasten.search.heat import Recovery, Standing, left_after, plan_heat, promise, recovers, worth, worth_first
 from hasten.search.trial import Trial
+
+
+def _sure(merit: float) -> Standing:
+    return Standing(((merit, 1.0),))
+
+
+SURE = _sure(1.0)
+
+
+def test_what_may_fail_leaves_something_to_gain_below_it() -> None:
+    """Solar cells: 15.7x that is certified or not, int8 at 7.8x behind it."""
+    standing = Standing.of([(7.8, 1.0), (15.7, 0.56)])
+    assert standing.best == 15.7
+    assert standing.gain(16.8) == pytest.approx(0.56 * math.log(16.8 / 15.7) + 0.44 * math.log(16.8 / 7.8))
+    assert standing.gain(11.8) == pytest.approx(0.44 * math.log(11.8 / 7.8))
+    assert standing.gain(7.0) == 0.0
+    assert standing.won(15.7).gain(11.8) == 0.0
+    assert Standing.of([(3.0, 0.9), (4.0, 0.1)]).best == 3.0
+    assert Standing.of([(4.0, 0.1)]).best == 4.0
+    # Where nothing is sure, the original stands behind it; judged merits may be below it.
+    assert Standing.of([(4.0, 0.5)]).gain(2.0) == pytest.approx(0.5 * math.log(2.0))
+    assert Standing.of([(0.5, 0.5)]).gain(0.8) == pytest.approx(math.log(0.8 / 0.5))
+    assert Standing(()).gain(2.0) == pytest.approx(math.log(2.0))
 
 
 @given(
@@ -45,7 +70,7 @@ def _trial(merit: float, drop: float) -> Trial:
 def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
     def of(merit: float, drop: float, rungs_left: int = 0) -> float:
         return promise(
-            _trial(merit, drop), best=1.0, max_drop=0.01, counts=Counts(500, 1500, 1 / 500), rungs_left=rungs_left
+            _trial(merit, drop), SURE, max_drop=0.01, counts=Counts(500, 1500, 1 / 500), rungs_left=rungs_left
         )
 
     assert of(1.5, 0.005) > of(1.5, 0.02)
@@ -53,7 +78,7 @@ def test_promise_weighs_speed_against_the_chance_to_pass() -> None:
     assert of(1.2, 0.0) > of(3.0, 0.2)
     # More training to come makes a drop less bad.
     assert of(1.5, 0.02, rungs_left=2) > of(1.5, 0.02)
-    assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), 1.0, 0.01, Counts(500, 1500, 0.0), 0) == 0.0
+    assert promise(Trial(1, Recipe((), make_target("null")), failure="x"), SURE, 0.01, Counts(500, 1500, 0.0), 0) == 0.0
 
 
 def test_something_bold_goes_first_if_something_sure_can_follow() -> None:
@@ -64,13 +89,13 @@ def test_something_bold_goes_first_if_something_sure_can_follow() -> None:
 
     def ahead(then: int) -> tuple[float, float]:
         def expected(pair: tuple[tuple[float, float], tuple[float, float]]) -> float:
-            return worth_first(after(pair[0], 477), [after(pair[1], then)] if then else [], 1.0)
+            return worth_first(after(pair[0], 477), [after(pair[1], then)] if then else [], SURE)
 
         return max(((bold, sure), (sure, bold)), key=expected)[0]
 
     assert ahead(then=0) == sure
     assert ahead(then=300) == bold
-    assert worth_first(after(sure, 477), [], 1.0) == worth(sure[0], 1.0, recovers(sure[1], 477))
+    assert worth_first(after(sure, 477), [], SURE) == worth(sure[0], SURE, recovers(sure[1], 477))
 
 
 def test_what_has_been_trained_is_judged_by_what_that_left() -> None:
@@ -80,7 +105,7 @@ def test_what_has_been_trained_is_judged_by_what_that_left() -> None:
     fresh = Architecture("cut", (), 8.0, 0.25, finish)
     assert trained_on.recovers(435) == 0.2
     assert fresh.recovers(435) == recovers(0.25, 435)
-    assert worth(8.0, 6.3, fresh.recovers(435)) > worth(13.4, 6.3, trained_on.recovers(435))
+    assert worth(8.0, _sure(6.3), fresh.recovers(435)) > worth(13.4, _sure(6.3), trained_on.recovers(435))
     assert left_after(0.01, 1) == pytest.approx(0.006)
     assert left_after(-0.01, 1) == -0.01
 
@@ -89,7 +114,7 @@ def test_little_training_prefers_little_damage_and_much_training_speed() -> None
     mild, harsh = (1.3, 0.1), (2.0, 0.6)
 
     def ahead(steps: int) -> tuple[float, float]:
-        return max((mild, harsh), key=lambda x: worth(x[0], 1.0, recovers(x[1], steps)))
+        return max((mild, harsh), key=lambda x: worth(x[0], SURE, recovers(x[1], steps)))
 
     assert ahead(20) == mild
     assert ahead(2000) == harsh
@@ -102,7 +127,9 @@ def test_two_searches_that_were_measured_go_the_way_that_worked() -> None:
     """(merit, damage): on solar cells the boldest kept its accuracy; on ResNet-56 two failed before a mild one."""
 
     def order(field: dict[str, tuple[float, float]], best: float, steps: int, seen: list[Recovery]) -> list[str]:
-        return sorted(field, key=lambda x: worth(field[x][0], best, recovers(field[x][1], steps, seen)), reverse=True)
+        return sorted(
+            field, key=lambda x: worth(field[x][0], _sure(best), recovers(field[x][1], steps, seen)), reverse=True
+        )
 
     solar = {"0.58 of the pixels": (18.5, 0.30), "0.72 of the pixels": (12.5, 0.125), "half the filters": (17.7, 0.8)}
     assert order(solar, 8.4, 182, [])[0] == "0.58 of the pixels"
@@ -119,7 +146,7 @@ def test_what_refitting_left_is_harder_to_repair_than_as_much_fresh_damage() -> 
     narrower = Architecture("cut", (make_technique("prune_filters", options),), 1.6, 0.346, finish, measured=True)
     assert fewer.to_repair == 0.29
     assert narrower.to_repair == pytest.approx(0.692)
-    assert worth(1.5, 1.0, fewer.recovers(120)) > worth(1.6, 1.0, narrower.recovers(120))
+    assert worth(1.5, SURE, fewer.recovers(120)) > worth(1.6, SURE, narrower.recovers(120))
 
 
 def test_what_was_seen_tells_how_much_damage_this_network_recovers_from() -> None:
@@ -132,6 +159,6 @@ def test_what_was_seen_tells_how_much_damage_this_network_recovers_from() -> Non
     lower_resolution, fewer_blocks = (1.2624, 0.238), (1.2484, 0.162)
 
     def ahead(seen: list[Recovery]) -> tuple[float, float]:
-        return max((lower_resolution, fewer_blocks), key=lambda x: worth(x[0], 1.0, recovers(x[1], 500, seen)))
+        return max((lower_resolution, fewer_blocks), key=lambda x: worth(x[0], SURE, recovers(x[1], 500, seen)))
 
     assert ahead([failed]) == fewer_blocks

@@ -240,8 +240,8 @@ def test_finalists_go_from_what_surely_passes_to_the_fastest() -> None:
     counts = Counts(400, 1000, 1 / 400)
     assert _finalists(trials, Budget(finalists=2), counts) == [4, 2]
     assert _finalists(trials, Budget(finalists=1), counts) == [4]  # something should ship
-    # What is a little slower and as likely to fail would only stand in the way of what is faster.
-    assert _finalists(trials[:4], Budget(finalists=2), counts) == [2]
+    # What is a little slower, and may pass where the faster one does not.
+    assert _finalists(trials[:4], Budget(finalists=2), counts) == [3, 2]
     assert _finalists([original, slower], Budget(), counts) == []
     # A little faster, but with so many changed predictions that 1,000 samples would hardly certify it.
     bold = _trial(5, 9.5, 0.004, 0.08)
@@ -277,7 +277,10 @@ def test_the_chance_to_be_certified() -> None:
     assert chance(_trial(9, 2.0, 0.009, 1e-6), Budget(), Counts(120, 360, 0.0)) > 0.99
     better = replace(bold, drop=-0.008)
     trained = replace(better, recipe=Recipe((make_technique("distill"),), bold.recipe.target))
-    assert chance(trained, Budget(), counts) > chance(better, Budget(), counts) + 0.1
+    # What was trained may be better than the original; of few samples hardly any of that is believed.
+    many = Counts(40_000, 1000, 1 / 400)
+    assert chance(trained, Budget(), many) > chance(better, Budget(), many) + 0.2
+    assert 0 < chance(trained, Budget(), counts) - chance(better, Budget(), counts) < 0.05
 
 
 def test_judged_targets_are_tested_apart() -> None:

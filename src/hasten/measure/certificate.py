@@ -33,11 +33,10 @@ class Certificate:
         n: Paired samples.
         baseline_score, score: Mean scores, or the metric, of the original and of the candidate.
         drop: `baseline_score - score`; negative when the candidate is better.
-        upper_bound: One-sided upper confidence bound of the true drop; of what was tested in a sequence, together with
-            those of all that were.
+        upper_bound: One-sided upper confidence bound of the true drop.
         max_drop: The budget.
-        confidence: Of the sequence of tests that this one belongs to: see `in_sequence`.
-        family_confidence: Of all sequences on these samples together.
+        confidence: Of the bounds of all `finalists` together.
+        error: Of this test: what it had of `1 - confidence`, see `certify_in_order`.
         finalists: How many candidates were to be tested on these samples.
         method: Which test.
         holdout_sha256: SHA-256 of the certifying sample indices.
@@ -53,7 +52,7 @@ class Certificate:
     upper_bound: float
     max_drop: float
     confidence: float
-    family_confidence: float
+    error: float
     finalists: int
     method: str
     holdout_sha256: str
@@ -85,11 +84,10 @@ def certify(
         baseline: Scores of the original, of samples or of parts of the set.
         candidate: Scores of the candidate on the same samples or parts.
         max_drop: Largest accepted drop.
-        confidence: Family confidence, over all finalists.
+        confidence: Over all finalists together.
         indices: The indices of all samples, [n], for the record.
         finalists: Number of candidates tested on these samples.
-        share: Of the family's error; the shares of all candidates, or of all sequences of them, sum to at most 1
-            (Bonferroni).
+        share: Of the error `1 - confidence`, for this test.
         target: What the scores compare with.
         seed: Decided which samples these are, for the record.
         content: Hash of the whole holdout's data, for the record.
@@ -104,8 +102,8 @@ def certify(
         drop=drop,
         upper_bound=upper,
         max_drop=max_drop,
-        confidence=1 - level,
-        family_confidence=confidence,
+        confidence=confidence,
+        error=level,
         finalists=finalists,
         method=method,
         holdout_sha256=holdout_sha256(content, indices),
@@ -115,24 +113,34 @@ def certify(
     )
 
 
-def in_sequence(certificates: Sequence[Certificate]) -> list[Certificate]:
-    """Certificates of candidates that were tested in an order fixed before, until one did not pass.
+def certify_in_order(
+    baseline: np.ndarray, candidates: Sequence[np.ndarray], *, share: float = 1.0, among: int = 0, **about: Any
+) -> list[Certificate]:
+    """Test candidates one after the other; one that passes hands its share of the error on to the next.
 
-    Each test may then have the whole error of the sequence: for a bad candidate to pass, the first bad one must have
-    passed (Maurer, Hothorn and Lehmacher 1995, "Multiple comparisons in drug clinical trials and preclinical assays:
-    a-priori ordered hypotheses"). Bounds that hold together (Hsu and Berger 1999, "Stepwise confidence intervals
-    without multiplicity adjustment for dose-response and toxicity studies"): where all passed, the largest of their
-    bounds, for each; where one did not, the budget for those before it.
+    All have equal shares. The first bad one to pass did so with its own share and those of good ones, so that together
+    they keep the error: the fallback procedure, Wiens 2003, "A fixed sequence Bonferroni procedure for testing multiple
+    endpoints", Pharmaceutical Statistics 2. The bounds hold together (Strassburger and Bretz 2008, "Compatible
+    simultaneous lower confidence bounds for the Holm procedure and other Bonferroni-based closed tests", Statistics in
+    Medicine 27): where one did not pass, the budget for those that did; where all did, for each that of its own share.
 
     Args:
-        certificates: In the order of the tests, none after one that did not pass, each with the bound of its own test.
-
-    Returns:
-        The same with bounds that hold together.
+        baseline: As in `certify`.
+        candidates: Scores of each, in an order that was fixed before these samples were seen.
+        share: Of the family's error, for all of them.
+        among: For how many the share was meant, if some were left out; 0: for these.
+        about: The other arguments of `certify`.
     """
-    passed = [c for c in certificates if c.passed]
-    together = [c.upper_bound if len(passed) == len(certificates) else c.max_drop for c in passed]
-    return [replace(c, upper_bound=max(together)) if c.passed else c for c in certificates]
+    own = share / (among or len(candidates) or 1)
+    found: list[Certificate] = []
+    handed = 0.0
+    for candidate in candidates:
+        found.append(certify(baseline, candidate, share=own + handed, **about))
+        handed = own + handed if found[-1].passed else 0.0
+    if not all(c.passed for c in found):
+        return [replace(c, upper_bound=c.max_drop) if c.passed else c for c in found]
+    alone = (certify(baseline, candidate, share=own, **about).upper_bound for candidate in candidates)
+    return [replace(c, upper_bound=min(bound, c.max_drop)) for c, bound in zip(found, alone, strict=True)]
 
 
 def holdout_sha256(content: str, indices: np.ndarray) -> str:

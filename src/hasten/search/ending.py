@@ -51,7 +51,7 @@ def explain(passing: Sequence[Final], finals: Finals, trials: Sequence[Trial], b
         how = f"{best.merit(budget.objective):.2f}x {_BETTER[budget.objective]}"
         return (
             f"{best.trial.name} is {how} and passed: the drop is at most {best.certificate.upper_bound:.4f} "
-            f"with {best.certificate.family_confidence:.0%} confidence."
+            f"with {best.certificate.confidence:.0%} confidence."
         )
     if finals.finals:
         return _nearest_final(finals.finals, budget)
@@ -123,7 +123,7 @@ def _judged_pass(final: Final, budget: Budget) -> str:
     return (
         f"{final.trial.name} passed within the limits: {describe(final.trial.judged, applying(target, budget.limits))} "
         f"({target.evidence}, not timed); the drop is at most {proof.upper_bound:.4f} with "
-        f"{proof.family_confidence:.0%} confidence."
+        f"{proof.confidence:.0%} confidence."
     )
 
 

@@ -1,5 +1,6 @@
 """Who goes to the finals, in which order: so that what is certified is expected to be worth the most."""
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,6 +15,8 @@ from hasten.task import Budget
 _MOST_CONSIDERED = 8
 # How likely something should ship, where the finalists can be chosen so.
 _SOMETHING = 0.95
+# Standard deviation of what training makes a network better by, in budgets.
+_USUAL_GAIN = 0.5
 _NOISELESS = 1e-12
 
 
@@ -29,10 +32,10 @@ class Counts(NamedTuple):
 
 
 def choose_finalists(trials: list[Trial], budget: Budget, counts: Counts) -> list[Trial]:
-    """Those of the trials within the budget on the search part that are tested, one sequence after the other.
+    """Those of the trials within the budget on the search part that are tested, in the order they are tested in.
 
-    A sequence goes from safe to bold, and ends with the first that is not certified (see `in_sequence`). So a trial
-    that is a little faster, but would hardly be certified, must not stand before what would.
+    A sequence goes from safe to bold (see `certify_in_order`). A trial that is a little faster, but would hardly be
+    certified, must not take the place of one that would.
 
     Args:
         trials: The original first.
@@ -48,8 +51,7 @@ def choose_finalists(trials: list[Trial], budget: Budget, counts: Counts) -> lis
 
 
 def sequences(trials: Sequence[Trial], budget: Budget) -> list[list[Trial]]:
-    """The trials as they are tested one after the other, in the order they come in; each sequence has an equal share of
-    the error.
+    """The trials as they are tested together, in the order they come in; each sequence has an equal share of the error.
 
     They are one, except on several judged targets: room under the limits of one says nothing about another.
     """
@@ -62,8 +64,7 @@ def sequences(trials: Sequence[Trial], budget: Budget) -> list[list[Trial]]:
 def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Counts, share: float) -> list[Trial]:
     """The sequence that is expected to be worth the most: anything certified one, every e times faster one more.
 
-    If there are any, of those whose first passes with a chance of 95%, so that something ships. What is tested later
-    must be better than all before it, which have passed by then.
+    If there are any, of those of which something passes with a chance of 95%.
 
     Args:
         within: Trials that may be certified, at least one.
@@ -74,26 +75,34 @@ def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Cou
     """
     least = min(t.merit for t in within)
     worth = {t.number: 1 + math.log(t.merit / least) for t in within}
-    chances = {t.number: chance(t, budget, counts, share) for t in within}
 
-    def outlook(order: tuple[Trial, ...]) -> float:
-        total, so_far, reached = 0.0, 0.0, 1.0
-        for t in order:
-            reached *= chances[t.number]
-            total += reached * (worth[t.number] - so_far)
-            so_far = worth[t.number]
-        return total
+    @functools.cache
+    def passes(number: int, of_error: float) -> float:
+        return chance(next(t for t in within if t.number == number), budget, counts, of_error)
 
-    ranked = sorted(within, key=lambda t: -chances[t.number] * worth[t.number])
+    def outlook(order: tuple[Trial, ...], handed: float = 0.0, own: float = 0.0) -> tuple[float, float]:
+        """What the rest of an order adds, and how likely none of it passes; the last that passed is the best."""
+        if not order:
+            return 0.0, 1.0
+        own = own or share / len(order)
+        likely = passes(order[0].number, handed + own)
+        then, none_then = outlook(order[1:], handed + own, own)
+        else_, none_else = outlook(order[1:], 0.0, own)
+        # Only what no bolder one replaces is of worth.
+        added = likely * (then + none_then * worth[order[0].number]) + (1 - likely) * else_
+        return added, (1 - likely) * none_else
+
+    ranked = sorted(within, key=lambda t: -passes(t.number, share) * worth[t.number])
     # What surely passes may be worth little by itself, and is what a sequence begins with.
-    surest = max(within, key=lambda t: chances[t.number])
+    surest = max(within, key=lambda t: passes(t.number, share / places))
     considered = {t.number for t in (*ranked[:_MOST_CONSIDERED], surest)}
     near = sorted((t for t in within if t.number in considered), key=lambda t: t.merit)
     orders: list[tuple[Trial, ...]] = [
         order for count in range(1, min(places, len(near)) + 1) for order in combinations(near, count)
     ]
-    ships = [order for order in orders if chances[order[0].number] >= _SOMETHING]
-    best = max(ships or orders, key=outlook)
+    found = [(order, *outlook(order)) for order in orders]
+    ships = [entry for entry in found if entry[2] <= 1 - _SOMETHING]
+    best, *_ = max(ships or found, key=lambda entry: entry[1])
     return list(best)
 
 
@@ -107,17 +116,19 @@ def chance(trial: Trial, budget: Budget, counts: Counts, share: float = 1.0) -> 
 
     The certifying part's drop varies around that of the search part by the scores that changed, and its bound lies
     above it by their noise (both normal, close enough to choose by). A gain on the search part is luck where
-    nothing was trained: rounding alone makes no network better.
+    nothing was trained: rounding alone makes no network better. Where something was, it is taken for a draw from gains
+    that are seldom more than the budget, seen through the noise of the search part.
 
     Args:
         trial: With its noise.
         budget: What was asked for.
         counts: Of the scores that tell.
-        share: Of the certificates' error that its sequence has.
+        share: Of the certificates' error that its test has.
     """
     noise = noise_of(trial, counts)
     margin = NormalDist().inv_cdf(1 - (1 - budget.confidence) * share) * math.sqrt(noise / counts.certified)
     unsure = math.sqrt(noise / counts.certified + noise / counts.searched)
-    trained = any(map(trains, trial.recipe.steps))
-    drop = trial.drop if trained else max(trial.drop, 0.0)
+    usual = (budget.max_drop * _USUAL_GAIN) ** 2 if any(map(trains, trial.recipe.steps)) else 0.0
+    believed = usual / (usual + noise / counts.searched)
+    drop = trial.drop * (believed if trial.drop < 0 else 1.0)
     return NormalDist().cdf((budget.max_drop - drop - margin) / unsure)

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from hasten.errors import HastenError
-from hasten.measure.certificate import Certificate, certify, in_sequence
+from hasten.measure.certificate import Certificate, certify_in_order
 from hasten.measure.latency import Latency, Throughput, best_throughput
 from hasten.measure.worker import ProgramFailed, Worker
 from hasten.search.bench import Bench
@@ -49,7 +51,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, and the original timed with them; by number, why a finalist failed only here or was not tested."""
+    """The finalists, and the original timed with them; by number, why a finalist failed only here."""
 
     finals: list[Final]
     latency: Latency
@@ -81,8 +83,8 @@ class Finals:
 def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
     """Time all finalists and the original in turns, then certify each; what is judged is certified alone.
 
-    They are tested in the order given, until one is not certified: see `in_sequence`. A finalist whose program fails
-    here is left out, and the others are timed again.
+    They are tested in the order given: see `certify_in_order`. A finalist whose program fails here is left out, and the
+    others are timed again. Its share of the certificates' error is not given to them.
     """
     failed: dict[str, str] = {}
     while True:
@@ -128,18 +130,12 @@ def _round(
         if not broken:
             raise
         raise _FinalistFailed(broken[0].number, error) from error
-    certificates = _certify_all(bench, finalists, workers, budget)
+    certificates = _certify_all(bench, finalists, workers, budget, len(failed))
     finals = [
         Final(t, latencies.get(str(t.number)), throughputs.get(str(t.number)), certificates[t.number])
         for t in finalists
-        if t.number in certificates
     ]
-    untested = {
-        str(t.number): "not tested, because what is safer was not certified"
-        for t in finalists
-        if t.number not in certificates
-    }
-    return Finals(finals, latencies["original"], throughputs["original"], failed | untested)
+    return Finals(finals, latencies["original"], throughputs["original"], failed)
 
 
 def throughput_limit_s(budget: Budget) -> float:
@@ -158,33 +154,29 @@ def _blamed_on(trial: Trial) -> Iterator[None]:
 
 
 def _certify_all(
-    bench: Bench, finalists: Sequence[Trial], workers: Mapping[str, Worker], budget: Budget
+    bench: Bench, finalists: Sequence[Trial], workers: Mapping[str, Worker], budget: Budget, left_out: int
 ) -> dict[int, Certificate]:
-    """The certificates of those that were tested, by the number of the trial."""
+    """The certificates by the number of the trial."""
+    rows = bench.holdout.certify
+    scores: dict[int, np.ndarray] = {}
+    for trial in finalists:
+        with _blamed_on(trial):
+            scores[trial.number] = bench.score(trial.number, workers[str(trial.number)], rows)
     found: dict[int, Certificate] = {}
     apart = sequences(finalists, budget)
     for tested in apart:
-        made: list[Certificate] = []
-        for trial in tested:
-            with _blamed_on(trial):
-                made.append(_certify(bench, trial, workers[str(trial.number)], budget, len(finalists), 1 / len(apart)))
-            if not made[-1].passed:
-                break
-        found |= {trial.number: c for trial, c in zip(tested, in_sequence(made), strict=False)}
+        made = certify_in_order(
+            bench.baseline_certify,
+            [scores[trial.number] for trial in tested],
+            share=1 / len(apart),
+            among=len(tested) + left_out,
+            max_drop=budget.max_drop,
+            confidence=budget.confidence,
+            finalists=len(finalists) + left_out,
+            indices=rows,
+            target="original" if bench.unlabelled else "labels",
+            seed=bench.holdout.seed,
+            content=bench.content_sha256,
+        )
+        found |= {trial.number: c for trial, c in zip(tested, made, strict=True)}
     return found
-
-
-def _certify(bench: Bench, trial: Trial, worker: Worker, budget: Budget, finalists: int, share: float) -> Certificate:
-    rows = bench.holdout.certify
-    return certify(
-        bench.baseline_certify,
-        bench.score(trial.number, worker, rows),
-        max_drop=budget.max_drop,
-        confidence=budget.confidence,
-        finalists=finalists,
-        share=share,
-        indices=rows,
-        target="original" if bench.unlabelled else "labels",
-        seed=bench.holdout.seed,
-        content=bench.content_sha256,
-    )

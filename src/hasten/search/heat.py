@@ -5,7 +5,7 @@ Optimization". Every rung trains the better half for twice as long, on from wher
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -22,6 +22,8 @@ _HALF_DAMAGES = (0.4, 0.25, 0.15625, 0.1)
 # Of the drop that is left, what twice the training leaves; and how unsure that is, relative to the drop.
 _LEFT_AFTER_RUNG = 0.6
 _UNSURE = 0.15
+# Chance of a certificate from which on something counts as won.
+_RATHER = 0.5
 # What may follow a race counts for so much of what is won now: the time for it is a guess.
 _LATER = 0.8
 
@@ -75,12 +77,48 @@ def plan_heat(left_s: float, step_s: float, overhead_s: float, per_epoch: int, a
     return Heat(0, 0, 0, 0.0)
 
 
-def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_left: int) -> float:
+@dataclass(frozen=True)
+class Standing:
+    """What there is to beat.
+
+    Attributes:
+        known: Merit and chance to be certified of every trial within the budget, best first.
+        best: Merit of the best that will rather be certified than not; of the best, if none will.
+    """
+
+    known: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, known: Iterable[tuple[float, float]]) -> "Standing":
+        """From merits and chances in any order."""
+        return cls(tuple(sorted(known, reverse=True)))
+
+    @property
+    def best(self) -> float:
+        """See above."""
+        likely = [merit for merit, chance in self.known if chance >= _RATHER] or [merit for merit, _ in self.known]
+        return max(likely, default=1.0)
+
+    def gain(self, merit: float) -> float:
+        """Expected log of how much better a merit is than the best that will be certified; 0 where it is worse."""
+        total, none_better = 0.0, 1.0
+        least = min([1.0, *(merit for merit, _ in self.known)])
+        for other, chance in (*self.known, (least, 1.0)):
+            total += none_better * chance * max(math.log(merit / other), 0.0)
+            none_better *= 1 - chance
+        return total
+
+    def won(self, merit: float) -> "Standing":
+        """After something of this merit was certified."""
+        return Standing.of([*self.known, (merit, 1.0)])
+
+
+def promise(trial: Trial, standing: Standing, max_drop: float, counts: Counts, rungs_left: int) -> float:
     """Expected gain: the chance of keeping the accuracy at the end, times the log of how much better it would be.
 
     Args:
         trial: A recovery so far.
-        best: Merit to beat.
+        standing: What there is to beat.
         max_drop: The budget.
         counts: Of the scores that tell.
         rungs_left: Trainings that are still to come.
@@ -90,7 +128,7 @@ def promise(trial: Trial, best: float, max_drop: float, counts: Counts, rungs_le
     expected = left_after(trial.drop, rungs_left)
     noise = noise_of(trial, counts) / counts.searched
     unsure = math.sqrt(noise + (_UNSURE * trial.drop if rungs_left else 0.0) ** 2)
-    return NormalDist().cdf((max_drop - expected) / unsure) * max(math.log(trial.merit / best), 0.01)
+    return NormalDist().cdf((max_drop - expected) / unsure) * max(standing.gain(trial.merit), 0.01)
 
 
 @dataclass(frozen=True)
@@ -132,12 +170,12 @@ def left_after(drop: float, trainings: int) -> float:
     return drop * _LEFT_AFTER_RUNG**trainings if drop > 0 else drop
 
 
-def worth(merit: float, best: float, chance: float) -> float:
+def worth(merit: float, standing: Standing, chance: float) -> float:
     """Expected gain of training a cut network: the chance that it keeps the accuracy times the log of what it gains."""
-    return chance * math.log(merit / best)
+    return chance * standing.gain(merit)
 
 
-def worth_first(own: tuple[float, float], others: Sequence[tuple[float, float]], best: float) -> float:
+def worth_first(own: tuple[float, float], others: Sequence[tuple[float, float]], standing: Standing) -> float:
     """Expected gain of training one network now, and then the best choice of the others.
 
     So something bold goes first, if what is sure can still follow where it fails.
@@ -145,11 +183,11 @@ def worth_first(own: tuple[float, float], others: Sequence[tuple[float, float]],
     Args:
         own: Merit of the network, and the chance that it keeps the accuracy.
         others: The same of what may follow, in the training that is left then; none: nothing follows.
-        best: Merit to beat.
+        standing: What there is to beat.
     """
     merit, chance = own
 
-    def follows(least: float) -> float:
-        return _LATER * max((worth(max(m, least), least, c) for m, c in others), default=0.0)
+    def follows(then: Standing) -> float:
+        return _LATER * max((worth(m, then, c) for m, c in others), default=0.0)
 
-    return chance * (math.log(merit / best) + follows(merit)) + (1 - chance) * follows(best)
+    return chance * (standing.gain(merit) + follows(standing.won(merit))) + (1 - chance) * follows(standing)

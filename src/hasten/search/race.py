@@ -24,7 +24,7 @@ from hasten.search.candidates import (
 )
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
-from hasten.search.heat import Heat, Recovery, left_after, plan_heat, promise, worth, worth_first
+from hasten.search.heat import Heat, Recovery, Standing, left_after, plan_heat, promise, worth, worth_first
 from hasten.search.rate import fit_rate
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
@@ -43,8 +43,8 @@ _FAR = 2.0
 # A lone recovery of so many steps shows what a second race should try.
 _ENOUGH_STEPS = 60
 _FEWEST_STEPS = 10
-# Chance of a certificate from which on something counts as won.
-_RATHER = 0.5
+# What more training leaves of how much the answers differ from the original's.
+_NOISE_LEFT = 0.8
 # What a deadline of ten minutes leaves a small network, for a first guess at who will be trained.
 _USUAL_STEPS = 200
 _TIMED_BATCHES = 3
@@ -101,27 +101,26 @@ def train_and_race(session: Session) -> None:
         return
     base = max(t.merit for t in session.trials if (t.recipe.steps, t.recipe.target) == (finish.steps, finish.target))
     candidates = Candidates(session, finish, probes)
-    pool = candidates.first(base, _MARGIN * _to_beat(session))
+    pool = candidates.first(base, _MARGIN * _standing(session).best)
     ceiling = hopeless = float("inf")
     tried: set[Steps] = set()
     seen: list[Recovery] = []
     for number in range(_MOST_RACES if session.budget.minutes is None else 99):
-        best = _to_beat(session)
-        field = _eligible(session, candidates, pool, tried, best, ceiling, hopeless, first=number == 0)
+        standing = _standing(session)
+        field = _eligible(session, candidates, pool, tried, standing, ceiling, hopeless, first=number == 0)
         if not field:
-            why = f"no architecture is {_MARGIN} times better than {merit_text(best, session.budget)}"
+            why = f"no architecture is {_MARGIN} times better than {merit_text(standing.best, session.budget)}"
             session.decide(f"race {number + 1}", False, why)
             return
-        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, best, a.recovers(_USUAL_STEPS, seen))))
+        cost = step_cost(session, max(field, key=lambda a: worth(a.merit, standing, a.recovers(_USUAL_STEPS, seen))))
         heat = _plan(session, finish, cost, len(field), number, started_s)
         if heat.entrants == 0:
-            session.decide(
-                f"race {number + 1}", False, "the time left is too short for a recovery", field[0].merit / best
-            )
+            why = "the time left is too short for a recovery"
+            session.decide(f"race {number + 1}", False, why, field[0].merit / standing.best)
             return
-        field, entrants = _choose(session, field, best, heat, seen, first=number == 0)
+        field, entrants = _choose(session, field, standing, heat, seen, first=number == 0)
         tried |= {a.steps for a in entrants}
-        _announce(session, field, entrants, best, heat, seen)
+        _announce(session, field, entrants, standing.best, heat, seen)
         session.listener.begin(len(session.trials) - 2 + 2 * heat.entrants)
         for a, trial in race(session, entrants, heat):
             if trial.measured and a.chance is None:
@@ -132,14 +131,13 @@ def train_and_race(session: Session) -> None:
                 pool.append(_trained_on(session, a, trial))
 
 
-def _to_beat(session: Session) -> float:
-    """Merit of the best so far that will rather be certified than not; of the best, if none will.
+def _standing(session: Session) -> Standing:
+    """What there is to beat.
 
     What is within the budget on the search part by luck must not end the search for something that can ship.
     """
     found = contenders(session.trials, session.budget)
-    found = [t for t in found if chance(t, session.budget, session.counts) >= _RATHER] or found
-    return max((t.merit for t in found), default=1.0)
+    return Standing.of((t.merit, chance(t, session.budget, session.counts)) for t in found)
 
 
 def _eligible(
@@ -147,24 +145,25 @@ def _eligible(
     candidates: Candidates,
     pool: list[Architecture],
     tried: set[Steps],
-    best: float,
+    standing: Standing,
     ceiling: float,
     hopeless: float,
     first: bool,
 ) -> list[Architecture]:
     """Architectures that would win and are not known to be out of reach; after the first race, a new one among them."""
     if not first:
+        best = standing.best
         goal = math.sqrt(best * _MARGIN * ceiling) if ceiling < float("inf") else best * 1.3
         if goal > best * _MARGIN and (new := candidates.at(goal)) is not None:
             pool.append(new)
-    fits = [a for a in pool if best * _MARGIN <= a.merit and a.to_repair < hopeless and a.steps not in tried]
-    return list({a.steps: a for a in fits}.values())
+    wins = [a for a in pool if standing.gain(a.merit) >= math.log(_MARGIN)]
+    return list({a.steps: a for a in wins if a.to_repair < hopeless and a.steps not in tried}.values())
 
 
 def _choose(
     session: Session,
     field: Sequence[Architecture],
-    best: float,
+    standing: Standing,
     heat: Heat,
     seen: Sequence[Recovery],
     first: bool,
@@ -176,7 +175,7 @@ def _choose(
     def ordered(some: Sequence[Architecture]) -> list[Architecture]:
         def expected(a: Architecture) -> float:
             others = [(b.merit, b.recovers(then, seen)) for b in some if b is not a] if then else []
-            return worth_first((a.merit, a.recovers(heat.all_steps, seen)), others, best)
+            return worth_first((a.merit, a.recovers(heat.all_steps, seen)), others, standing)
 
         return sorted(some, key=expected, reverse=True)
 
@@ -206,16 +205,16 @@ def _announce(
 
 def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list[tuple[Architecture, Trial]]:
     """Train all, keep the better half, train on; returns those that had all the training, with their trials."""
-    standing = [(a, a.steps) for a in entrants]
+    racing = [(a, a.steps) for a in entrants]
     last: dict[Steps, Trial] = {}
-    best = _to_beat(session)
+    standing = _standing(session)
     for rung in range(heat.rungs):
         steps, final = heat.steps * 2**rung, rung == heat.rungs - 1
         ranked = []
-        recoveries = (_recovery(session, a, done, steps, rung, final) for a, done in standing)
-        for (a, _), trial in zip(standing, session.attempt_all(recoveries), strict=True):
+        recoveries = (_recovery(session, a, done, steps, rung, final) for a, done in racing)
+        for (a, _), trial in zip(racing, session.attempt_all(recoveries), strict=True):
             last[a.steps] = trial
-            worth = promise(trial, best, session.budget.max_drop, session.counts, heat.rungs - 1 - rung)
+            worth = promise(trial, standing, session.budget.max_drop, session.counts, heat.rungs - 1 - rung)
             ranked.append((worth, a, trial))
         ranked.sort(key=lambda entry: -entry[0])
         kept = ranked[: max(1, len(ranked) // 2)]
@@ -224,11 +223,11 @@ def race(session: Session, entrants: Sequence[Architecture], heat: Heat) -> list
             why = f"{own} with a drop of {trial.drop:+.4f} after {steps} steps: promise {worth:.3f}"
             why = f"it failed: {trial.failure}" if trial.failure else why
             chosen = not trial.failure and any(a is k[1] for k in kept)
-            session.decide(f"rung {rung + 2} of {a.name}", chosen, why, trial.merit / best)
-        standing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
-    for a, _ in standing:
+            session.decide(f"rung {rung + 2} of {a.name}", chosen, why, trial.merit / standing.best)
+        racing = [(a, _trained_steps(trial)) for _, a, trial in kept if not trial.failure]
+    for a, _ in racing:
         save_rounding(session, last[a.steps], heat.steps, step_cost(session, a))
-    return [(a, last[a.steps]) for a, _ in standing]
+    return [(a, last[a.steps]) for a, _ in racing]
 
 
 def _recovery(session: Session, a: Architecture, done: Steps, steps: int, rung: int, final: bool) -> Attempt:
@@ -267,7 +266,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
         return
     before, plain = trial.recipe.steps[: at[0]], trial.recipe.steps[at[0]]
     drop = session.once("float", str(trial.number), lambda: {"drop": _float_drop(session, before)}).get("drop", 1.0)
-    best = _to_beat(session)
+    best = _standing(session).best
     trained = _rounding_trained(plain, steps, session.seed, cost)
     for step, training_s in ((rounded_against_data(plain), 0.0), (trained, steps * cost.step_s * _QAT_STEP)):
         recipe = Recipe((*before, step), trial.recipe.target)
@@ -285,7 +284,7 @@ def save_rounding(session: Session, trial: Trial, steps: int, cost: StepCost) ->
 
 def rescue_rounding(session: Session) -> None:
     """The same for the original: where rounding is the fastest but loses too much."""
-    best = _to_beat(session)
+    best = _standing(session).best
     rounded = [t for t in session.trials if t.measured and any(name_of(s) == "quantize" for s in t.recipe.steps)]
     fastest = max(rounded, key=lambda t: t.merit, default=None)
     if fastest is None or fastest.merit < best * _MARGIN or fastest.drop <= session.budget.max_drop:
@@ -375,11 +374,16 @@ def _rounding_trained(step: Technique, steps: int, seed: int, cost: StepCost) ->
 
 
 def _trained_on(session: Session, a: Architecture, trial: Trial) -> Architecture:
-    """A recovered architecture as one to train on, its chance predicted from what its first training left."""
-    later = replace(trial, drop=left_after(trial.drop, 1))
+    """A recovered architecture as one to train on, its chance predicted from what its first training left.
+
+    Where it may be certified as it is, that is the chance if it should not be.
+    """
+    later = replace(trial, drop=left_after(trial.drop, 1), noise=_NOISE_LEFT * trial.noise)
     odds = chance(later, session.budget, session.counts)
+    now = chance(trial, session.budget, session.counts) if fits(trial, session.budget) else 0.0
     steps = _trained_steps(trial)
-    return replace(a, name=f"{a.name}, trained on", steps=steps, merit=trial.merit, measured=True, chance=odds)
+    better = max(odds - now, 0.0) / max(1 - now, 1e-6)
+    return replace(a, name=f"{a.name}, trained on", steps=steps, merit=trial.merit, measured=True, chance=better)
 
 
 def _trained_steps(trial: Trial) -> Steps:

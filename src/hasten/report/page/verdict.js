@@ -18,7 +18,7 @@ const sentence = () => {
   }
   if (language === "en" || judgedRun()) return data.explanation;
   if (!best || !final || !final.latency) return word("nonePassed");
-  return word("bestPassed", nameOf(best), fixed(final.latency.ratio, 2), fixed(final.certificate.upper_bound, 4), percent(final.certificate.family_confidence));
+  return word("bestPassed", nameOf(best), fixed(final.latency.ratio, 2), fixed(final.certificate.upper_bound, 4), percent(final.certificate.confidence));
 };
 const figures = () => {
   const best = bestTrial(), original = data.trials.find(t => t.number === 0);
@@ -44,7 +44,7 @@ const certificate = final => {
     make("p", {}, word("plain", c.n, fixed(c.score, 4), fixed(c.baseline_score, 4), percent(c.confidence), fixed(c.upper_bound, 4), c.max_drop)),
     stated(trial) ? make("p", {}, word("judgedPlain", stated(trial), trial.evidence)) : null,
     c.target === "original" ? note("plainOriginal") : null,
-    make("p", { class: "muted" }, word("method", c.method, percent(c.family_confidence), c.finalists, c.holdout_sha256)),
+    make("p", { class: "muted" }, word("method", c.method, percent(c.confidence), c.finalists, c.holdout_sha256)),
     final.throughput ? make("p", { class: "muted" }, word("throughput", short(final.throughput.samples_per_s), final.throughput.batch, fixed(final.throughput.ratio, 2))) : null);
 };
 const copyButton = text => make("button", { type: "button", class: "copy", onclick: async event => {
