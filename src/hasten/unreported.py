@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Any
 
+from hasten.errors import InvalidInput
+
 _REPORTER = "openvino_telemetry"
 
 
@@ -28,9 +30,12 @@ def import_ray(*parts: str) -> Any:
     """The module `ray` with `parts` of it; clusters that are started here send no usage statistics.
 
     Raises:
-        ImportError: Ray is not installed.
+        InvalidInput: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    for part in parts:
-        importlib.import_module(f"ray.{part}")
-    return importlib.import_module("ray")
+    try:
+        for part in parts:
+            importlib.import_module(f"ray.{part}")
+        return importlib.import_module("ray")
+    except ImportError:
+        raise InvalidInput("What runs on Ray needs: pip install 'hasten[ray]'") from None

@@ -207,7 +207,7 @@ def test_without_ray_it_says_what_to_install(
     assert isinstance(found.exception, InvalidInput)
     assert "pip install 'hasten[ray]'" in str(found.exception)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InvalidInput, match="Serving on Ray needs"):
+    with pytest.raises(InvalidInput, match="What runs on Ray needs"):
         deploy([], ServeOptions())
 
 

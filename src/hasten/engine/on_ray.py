@@ -48,10 +48,7 @@ def run_batch_on_ray(
         InvalidInput: Ray is not installed, or the input or an option breaks a rule.
         HastenError: A row cannot be answered, or no worker is left.
     """
-    try:
-        ray = import_ray("data")
-    except ImportError:
-        raise InvalidInput("Running on Ray needs: pip install 'hasten[ray]'") from None
+    ray = import_ray("data")
     if actors < 0:
         raise InvalidInput(f"`actors` must be at least 0 (0: one per core), but got {actors}.")
     job = Job(artifact.resolve(), source.resolve(), output.resolve(), decode_threads=1, **options)

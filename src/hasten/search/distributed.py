@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from hasten import unreported
 from hasten.errors import HastenError, InvalidInput
 from hasten.machine import fingerprint
 from hasten.measure.holdout import Holdout
@@ -23,6 +22,7 @@ from hasten.recipe import Recipe
 from hasten.search.folder import JOURNAL
 from hasten.search.trial import Trial
 from hasten.task import Task
+from hasten.unreported import import_ray
 
 # What must be the same for two timings to be comparable, and for a recipe to give the same weights.
 _CLASS = ("system", "cpu", "cores", "instruction_sets", "versions")
@@ -92,7 +92,7 @@ class Nodes:
         compile_limit_s: float,
         limits: Mapping[str, float],
     ) -> None:
-        self._ray = import_ray()
+        self._ray = ray_for_trials()
         self._nodes: list[_Node] = []
         self.refused: dict[str, str] = {}
         self.shared: list[str] = []
@@ -293,16 +293,13 @@ class TrialMaker:
         return self._bench.try_recipe(number, Recipe.from_yaml(recipe), limit_s).to_json()
 
 
-def import_ray() -> Any:
-    """Ray.
+def ray_for_trials() -> Any:
+    """Ray, with what places trials on machines.
 
     Raises:
         InvalidInput: It is not installed.
     """
-    try:
-        return unreported.import_ray("util.scheduling_strategies")
-    except ImportError:
-        raise InvalidInput("Trials on Ray need: pip install 'hasten[ray]'") from None
+    return import_ray("util.scheduling_strategies")
 
 
 def _pickled(ray: Any, setup: dict[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ from hasten.report.html import write_report
 from hasten.search.bench import Bench, clock
 from hasten.search.compiler import COMPILE_SECONDS
 from hasten.search.details import write_details
-from hasten.search.distributed import Nodes, import_ray
+from hasten.search.distributed import Nodes, ray_for_trials
 from hasten.search.ending import explain, seconds_by_stage
 from hasten.search.finalists import choose_finalists
 from hasten.search.finals import Final, Finals, run_finals
@@ -103,7 +103,7 @@ def run(
     budget, listener = budget or Budget(), listener or Silent()
     budget = budget if limits is None else replace(budget, limits=dict(limits))
     if ray is not None:
-        import_ray()
+        ray_for_trials()
     if seed < 0:
         raise InvalidInput(f"`seed` must be at least 0, but got {seed}.")
     usable, missing = usable_targets(targets, budget.limits)

@@ -26,10 +26,7 @@ def deploy(entries: Sequence[Entry], options: ServeOptions, *, address: str = "a
     Raises:
         InvalidInput: Ray is not installed, or an option cannot be had on Ray.
     """
-    try:
-        ray = import_ray("serve")
-    except ImportError:
-        raise InvalidInput("Serving on Ray needs: pip install 'hasten[ray]'") from None
+    ray = import_ray("serve")
     if options.certificate is not None or options.shared_memory:
         raise InvalidInput("On Ray there is no TLS and no shared memory: put a proxy in front, or leave `--ray` out.")
     if copies < 1:
