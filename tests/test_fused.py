@@ -208,3 +208,17 @@ def test_antialiased_resizing_equals_two_products(mode: str, size: dict[str, Any
     products = resize_by_products(graph)
     assert not any("upsample" in str(n.target) for n in products.graph.nodes if n.op == "call_function")
     torch.testing.assert_close(products(x), graph(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(), (0.4, 0.6)], ids=["size", "scales"])
+def test_a_resize_that_was_called_as_an_operator_is_two_products_too(scales: tuple[float, ...]) -> None:
+    class Resize(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = torch.ops.aten._upsample_bilinear2d_aa.default(x, [5, 10], False, *scales)
+            return result
+
+    x = torch.randn(2, 3, 13, 17, generator=torch.Generator().manual_seed(0))
+    graph = capture(Resize(), (x,))
+    products = resize_by_products(graph)
+    assert not any("upsample" in str(n.target) for n in products.graph.nodes if n.op == "call_function")
+    torch.testing.assert_close(products(x), graph(x), atol=1e-5, rtol=1e-5)

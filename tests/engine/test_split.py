@@ -17,7 +17,7 @@ from hasten.engine.chain import Chain
 from hasten.engine.runner import Runner, open_artifact
 from hasten.errors import InvalidInput, Unsupported
 from hasten.graph.capture import as_tuple, capture, capture_as_is
-from hasten.graph.cut import cuts, split_at, spread
+from hasten.graph.cut import Cut, cuts, split_at, spread
 from hasten.graph.storage import load_graph
 from hasten.task import Task
 
@@ -76,6 +76,12 @@ def test_the_skip_connection_crosses_too_and_narrow_cuts_are_preferred() -> None
         within = [x for x in found if part / 3 < x.share <= (part + 1) / 3]
         assert cut in within
         assert cut.crossing_bytes == min(x.crossing_bytes for x in within)
+
+
+def test_a_cut_between_two_stretches_is_in_one_of_them_and_none_is_at_the_end() -> None:
+    half, end = Cut("a", ("a",), 4, 0.5), Cut("b", ("b",), 1, 1.0)
+    assert spread([half, end], 2) == [half]
+    assert spread([Cut("c", ("c",), 1, 0.0)], 1) == []
 
 
 class Simulated:

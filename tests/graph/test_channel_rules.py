@@ -113,6 +113,10 @@ CASES: dict[str, tuple[Case, int, int]] = {
     "bilinear form": (tokens(lambda y, w, b: F.bilinear(y, y * 2, w, b), 7, (7, 6, 6), (7,)), 13, 0),
     "square root of a mean": (tokens(lambda y: y * y.square().mean(-1, keepdim=True).rsqrt(), 6), 6, 0),
     "attention without heads": (tokens(lambda y: F.scaled_dot_product_attention(y, y, y), 6), 6, 0),
+    "instance normalisation over units": (tokens(lambda y: F.instance_norm(y), 6), 0, 6),
+    "grid of three": (
+        tokens(lambda y, v: y + torch.meshgrid(v, v[:4], v[:2], indexing="xy")[0].sum(2), 6, (6,)), 0, 0
+    ),
     "grid of numbers": (tokens(lambda y, v: y + torch.meshgrid(v, v[:4], indexing="xy")[0], 6, (6,)), 0, 0),
 }  # fmt: skip
 

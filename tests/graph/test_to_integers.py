@@ -208,6 +208,15 @@ def test_averages_over_other_windows_are_refused(operator: str, arguments: dict[
         made.net(last)
 
 
+@pytest.mark.parametrize(("rounded", "shape"), [(False, (4, 6, 12)), (True, (6, 12))])
+def test_averages_of_floats_or_of_no_images_are_refused(rounded: bool, shape: tuple[int, ...]) -> None:
+    made = Written(*shape)
+    x = made.rounded("x", IN_SCALE, IN_ZERO, shape) if rounded else "x"
+    last = made.call("aten.mean", (), self={"node": x}, dim=[2, 3])
+    with pytest.raises(Unsupported, match="on floats, or on other than images"):
+        made.net(last)
+
+
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [([2, 1], [1, 0], [1, 3], 2), ([1], [2], [2], 1)])
 def test_a_convolution_pads_with_the_zero_point(
     stride: list[int], padding: list[int], dilation: list[int], groups: int

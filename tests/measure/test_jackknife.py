@@ -43,8 +43,9 @@ def test_the_mean_is_the_metric_of_the_whole_set(count: int) -> None:
     assert found.mean() == pytest.approx(area(output, target))
 
 
-def test_of_a_mean_they_are_the_samples() -> None:
-    hits = torch.randn(150, dtype=torch.float64)
+@pytest.mark.parametrize("count", [150, MOST_PARTS])
+def test_of_a_mean_they_are_the_samples(count: int) -> None:
+    hits = torch.randn(count, dtype=torch.float64)
     np.testing.assert_allclose(pseudo_values(lambda o, t: o.mean(), hits, hits), hits, atol=1e-9)
 
 

@@ -1,5 +1,8 @@
 """A program in its own process: right answers, whole batches, and failures that are told instead of hung."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,3 +144,23 @@ def test_the_bootstrap_interval_holds_the_median() -> None:
 def test_a_larger_batch_is_expected_to_be_as_fast_as_the_last() -> None:
     """Samples per second by batch; one call to warm up and five that are timed."""
     assert _expected_s({1: 10.0, 2: 100.0}, 4) == pytest.approx((1 + _LEAST_CALLS) * 4 / 100)
+
+
+def test_what_a_runtime_prints_is_no_answer() -> None:
+    """Also what it writes past Python, to the file descriptor itself."""
+    child = """
+import os
+from hasten.measure import worker
+
+class Noisy:
+    def load(self, folder):
+        os.write(1, b"loading...\\n")
+        return print
+
+worker.make_target = lambda name, options: Noisy()
+worker._serve()
+"""
+    asked = json.dumps({"command": "load", "name": "x", "options": {}, "folder": "."}) + "\n"
+    done = subprocess.run([sys.executable, "-c", child], input=asked, capture_output=True, text=True, check=True)
+    assert done.stdout == "{}\n"
+    assert "loading..." in done.stderr

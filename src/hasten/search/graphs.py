@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.fx import GraphModule
 
 from hasten.recipe import Stage, Technique, name_of, options_of
+from hasten.search.memory import give_back
 from hasten.task import Task
 from hasten.training import Watch, quiet, watched
 
@@ -66,6 +67,7 @@ class GraphStore:
         else:
             started = time.perf_counter()
             graph, last = self._apply(steps[-1], before, (*done, steps[-1]), limit_s)
+            give_back()
             name = name_of(last)
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
         made = (*done, last)

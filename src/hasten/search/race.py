@@ -25,6 +25,7 @@ from hasten.search.candidates import (
 from hasten.search.finalists import chance
 from hasten.search.graphs import Steps, key_of
 from hasten.search.heat import Heat, Recovery, Standing, left_after, plan_heat, promise, worth, worth_first
+from hasten.search.memory import give_back
 from hasten.search.rate import fit_rate
 from hasten.search.session import Attempt, OutOfTime, Session
 from hasten.search.space import rounded_against_data
@@ -304,6 +305,7 @@ def step_cost(session: Session, a: Architecture | None) -> StepCost:
         with quiet(), watched() as watch:
             # In the second pass the teacher has answered, unless the loader augments.
             make_technique("distill", {"epochs": 2}).apply(graph, _with_few_batches(task))
+        give_back()
         wall_s, half = time.perf_counter() - started, len(watch.step_s) // 2
         asked_s, step_s = statistics.median(watch.step_s[1:half] or watch.step_s), min(watch.step_s[half:])
         found = StepCost(

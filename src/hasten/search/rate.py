@@ -11,6 +11,7 @@ from hasten.errors import Unsupported
 from hasten.recipe import make_technique, name_of, options_of
 from hasten.search.candidates import Architecture
 from hasten.search.graphs import key_of
+from hasten.search.memory import give_back
 from hasten.search.session import Session
 from hasten.training import quiet
 
@@ -76,4 +77,6 @@ def _damage_after(session: Session, graph: GraphModule, options: dict[str, Any])
     except Unsupported:
         return None
     damage = session.damage(trained)
+    del trained
+    give_back()
     return damage if math.isfinite(damage) else None
