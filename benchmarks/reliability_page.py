@@ -129,18 +129,22 @@ def _mutants_section(found: dict[str, Any]) -> list[str]:
 
 
 def _fresh() -> list[str]:
-    """Of a sample that no test was written for."""
+    """Of a sample that no test was written for; `same` is a person's reason why a mutant computes the same."""
     if not FRESH.exists():
         return []
     found = json.loads(FRESH.read_text())
     alive = [x for x in found["mutants"].values() if x["survived"]]
-    tried = len(found["mutants"])
-    listed = "; ".join(f"`{x['file']}:{x['line']}` `{x['old']}`" for x in alive)
+    missed, same = ([x for x in alive if ("same" in x) == wanted] for wanted in (False, True))
+    tried, killed = len(found["mutants"]), len(found["mutants"]) - len(alive)
+    there = [f"- `{x['file']}:{x['line']}` `{x['old']}` computes the same: {x['same']}." for x in same]
+    listed = "; ".join(f"`{x['file']}:{x['line']}` `{x['old']}`" for x in missed)
     return [
         "Tests were added because of what that sample showed, so that its share says little about the rest. Of "
-        f"another, drawn afterwards (seed {found['seed']}), **{tried - len(alive)} of {tried}** were noticed; "
-        f"not: {listed}.",
+        f"another, drawn afterwards (seed {found['seed']}), **{killed} of {tried}** were noticed, "
+        f"{killed / (tried - len(same)):.0%} of those that compute something else; not: {listed}.",
         "",
+        *there,
+        *([""] if there else []),
     ]
 
 
