@@ -9,7 +9,7 @@ parent-death signal of Linux would not do: it is sent when the *thread* that sta
 import contextlib
 import fcntl
 import os
-import select
+import selectors
 import signal
 import subprocess
 import weakref
@@ -74,6 +74,16 @@ def _close(stream: IO[bytes] | None) -> None:
             stream.close()
 
 
+def readable(stream: IO[bytes] | int, within_s: float) -> bool:
+    """Whether there is something to read, or the end, within so many seconds.
+
+    Not by `select.select`, which takes no file descriptor above 1023: a busy server has more.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        return bool(selector.select(within_s))
+
+
 def follow_parent() -> None:
     """In a child: end when the parent ends, and be what the system ends first when memory runs out.
 
@@ -87,7 +97,7 @@ def follow_parent() -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # which is to end
     fcntl.fcntl(handle, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([handle], [], [], 0)[0]:  # the parent had ended before
+    if readable(handle, 0):  # the parent had ended before
         os._exit(1)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

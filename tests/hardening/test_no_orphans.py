@@ -1,6 +1,7 @@
 """Whoever is killed leaves no process behind, also where a child is in a native call and has started others."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import threading
 import time
 
 import psutil
+import pytest
 
-from hasten.children import Child
+from hasten.children import Child, readable
 
 CHILD = """
 import ctypes, os, subprocess, sys
@@ -88,3 +90,24 @@ def test_a_child_is_ended_while_a_thread_waits_for_its_answer() -> None:
     assert not ending.is_alive()
     reader.join(20)
     assert child.returncode == -signal.SIGKILL
+
+
+def test_a_child_of_a_process_with_many_open_files_lives() -> None:
+    """Its lifeline and its pipes then have numbers above 1023, which `select.select` does not take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"this system allows {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    code = "from hasten.children import follow_parent; follow_parent(); print('lives')"
+    child = Child([sys.executable, "-c", code])
+    try:
+        assert child.stdout is not None
+        assert child.stdout.fileno() > 1023
+        assert readable(child.stdout, 60)
+        assert child.stdout.readline() == b"lives\n"
+    finally:
+        child.end(10)
+        for handle in opened:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

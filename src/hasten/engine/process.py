@@ -9,7 +9,6 @@ import json
 import math
 import mmap
 import os
-import select
 import sys
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hasten.children import Child, follow_parent
+from hasten.children import Child, follow_parent, readable
 from hasten.errors import HastenError
 
 _LOAD_SECONDS = 300.0
@@ -176,7 +175,7 @@ class ProcessProgram:
     def _answer(self, seconds: float | None) -> dict[str, Any]:
         stream = self._process.stdout
         assert stream is not None
-        if seconds is not None and not select.select([stream], [], [], seconds)[0]:
+        if seconds is not None and not readable(stream, seconds):
             raise ProcessDied(f"The program's process {self._process.pid} must load within {seconds:g} s, but did not.")
         try:
             line = stream.readline()

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import selectors
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from hasten import environments
-from hasten.children import Child, follow_parent
+from hasten.children import Child, follow_parent, readable
 from hasten.errors import HastenError
 from hasten.measure.arrays import ArrayFile
 from hasten.recipe import Program, Target, make_target, name_of, options_of
@@ -145,9 +144,7 @@ class Worker:
         """The child's next line; empty if it ended, None if it said nothing for `limit_s`."""
         pipe = self._process.stdout
         assert pipe is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            return pipe.readline() if selector.select(limit_s) else None
+        return pipe.readline() if readable(pipe, limit_s) else None
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import selectors
 import shutil
 import sys
 from dataclasses import replace
@@ -23,7 +22,7 @@ from torch.fx import GraphModule
 
 import hasten.errors
 from hasten import environments
-from hasten.children import Child, follow_parent
+from hasten.children import Child, follow_parent, readable
 from hasten.errors import HastenError, reason
 from hasten.graph.capture import has_dynamic_batch
 from hasten.graph.shapes import trace_shapes
@@ -87,11 +86,10 @@ class Compiler:
         assert child.stdout is not None
         line: bytes | None = b""
         try:
-            with contextlib.suppress(OSError), selectors.DefaultSelector() as selector:
+            with contextlib.suppress(OSError):
                 child.stdin.write(json.dumps(message).encode() + b"\n")
                 child.stdin.flush()
-                selector.register(child.stdout, selectors.EVENT_READ)
-                line = child.stdout.readline() if selector.select(self._limit_s) else None
+                line = child.stdout.readline() if readable(child.stdout, self._limit_s) else None
             if line:
                 answer: dict[str, Any] = json.loads(line)
                 return answer
