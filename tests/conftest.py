@@ -1,5 +1,6 @@
 """What the tests share: a small trained network on scikit-learn's digits, small artifacts, a cluster."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,13 @@ import torch
 import hasten
 from hasten import environments
 from hasten.artifact import Artifact
+from hasten.unreported import import_openvino
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests" / "support")]
+# Some tests import OpenVINO themselves; its reporter would then fork at each conversion, and leave the pipes open.
+with contextlib.suppress(ImportError):
+    import_openvino()
 
 
 @pytest.fixture(scope="session", autouse=True)
