@@ -139,7 +139,9 @@ def certify_in_order(
         handed = own + handed if found[-1].passed else 0.0
     if not all(c.passed for c in found):
         return [replace(c, upper_bound=c.max_drop) if c.passed else c for c in found]
-    alone = (certify(baseline, candidate, share=own, **about).upper_bound for candidate in candidates)
+    alone = (
+        upper_bound(baseline, scores, (1 - c.confidence) * own)[0] for scores, c in zip(candidates, found, strict=True)
+    )
     return [replace(c, upper_bound=min(bound, c.max_drop)) for c, bound in zip(found, alone, strict=True)]
 
 

@@ -55,10 +55,11 @@ def sequences(trials: Sequence[Trial], budget: Budget) -> list[list[Trial]]:
 
     They are one, except on several judged targets: room under the limits of one says nothing about another.
     """
-    if not trials or not budget.limits:
-        return [list(trials)] if trials else []
-    names = sorted({name_of(t.recipe.target) for t in trials})
-    return [[t for t in trials if name_of(t.recipe.target) == name] for name in names]
+
+    def judged_on(t: Trial) -> str:
+        return name_of(t.recipe.target) if budget.limits else ""
+
+    return [[t for t in trials if judged_on(t) == name] for name in sorted(set(map(judged_on, trials)))]
 
 
 def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Counts, share: float) -> list[Trial]:
@@ -75,19 +76,19 @@ def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Cou
     """
     least = min(t.merit for t in within)
     worth = {t.number: 1 + math.log(t.merit / least) for t in within}
+    by_number = {t.number: t for t in within}
 
     @functools.cache
     def passes(number: int, of_error: float) -> float:
-        return chance(next(t for t in within if t.number == number), budget, counts, of_error)
+        return chance(by_number[number], budget, counts, of_error)
 
-    def outlook(order: tuple[Trial, ...], handed: float = 0.0, own: float = 0.0) -> tuple[float, float]:
+    def outlook(order: tuple[Trial, ...], own: float, handed: float = 0.0) -> tuple[float, float]:
         """What the rest of an order adds, and how likely none of it passes; the last that passed is the best."""
         if not order:
             return 0.0, 1.0
-        own = own or share / len(order)
         likely = passes(order[0].number, handed + own)
-        then, none_then = outlook(order[1:], handed + own, own)
-        else_, none_else = outlook(order[1:], 0.0, own)
+        then, none_then = outlook(order[1:], own, handed + own)
+        else_, none_else = outlook(order[1:], own)
         # Only what no bolder one replaces is of worth.
         added = likely * (then + none_then * worth[order[0].number]) + (1 - likely) * else_
         return added, (1 - likely) * none_else
@@ -100,7 +101,7 @@ def _most_expected(within: list[Trial], places: int, budget: Budget, counts: Cou
     orders: list[tuple[Trial, ...]] = [
         order for count in range(1, min(places, len(near)) + 1) for order in combinations(near, count)
     ]
-    found = [(order, *outlook(order)) for order in orders]
+    found = [(order, *outlook(order, share / len(order))) for order in orders]
     ships = [entry for entry in found if entry[2] <= 1 - _SOMETHING]
     best, *_ = max(ships or found, key=lambda entry: entry[1])
     return list(best)

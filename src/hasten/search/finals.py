@@ -88,11 +88,10 @@ def run_finals(bench: Bench, finalists: list[Trial], budget: Budget) -> Finals:
     """
     failed: dict[str, str] = {}
     while True:
-        standing = [trial for trial in finalists if str(trial.number) not in failed]
         bench.revive()
         with contextlib.ExitStack() as stack:
             try:
-                return _round(bench, standing, budget, stack, failed)
+                return _round(bench, finalists, budget, stack, failed)
             except _FinalistFailed as error:
                 failed[str(error.number)] = str(error)
 
@@ -111,7 +110,8 @@ def _round(
     failed: dict[str, str],
 ) -> Finals:
     inputs, sizes, workers = bench.holdout.inputs, bench.sizes, dict[str, Worker]()
-    for trial in finalists:
+    standing = [trial for trial in finalists if str(trial.number) not in failed]
+    for trial in standing:
         with _blamed_on(trial):
             workers[str(trial.number)] = stack.enter_context(bench.worker(trial.number, trial.recipe))
     timed = {"original": bench.baseline} | ({} if bench.limits else workers)
@@ -126,14 +126,13 @@ def _round(
             limit_s=throughput_limit_s(budget),
         )
     except ProgramFailed as error:
-        broken = [trial for trial in finalists if workers[str(trial.number)].failure]
+        broken = [trial for trial in standing if workers[str(trial.number)].failure]
         if not broken:
             raise
         raise _FinalistFailed(broken[0].number, error) from error
-    certificates = _certify_all(bench, finalists, workers, budget, len(failed))
+    certificates = _certify_all(bench, finalists, workers, budget)
     finals = [
-        Final(t, latencies.get(str(t.number)), throughputs.get(str(t.number)), certificates[t.number])
-        for t in finalists
+        Final(t, latencies.get(str(t.number)), throughputs.get(str(t.number)), certificates[t.number]) for t in standing
     ]
     return Finals(finals, latencies["original"], throughputs["original"], failed)
 
@@ -154,29 +153,31 @@ def _blamed_on(trial: Trial) -> Iterator[None]:
 
 
 def _certify_all(
-    bench: Bench, finalists: Sequence[Trial], workers: Mapping[str, Worker], budget: Budget, left_out: int
+    bench: Bench, finalists: Sequence[Trial], workers: Mapping[str, Worker], budget: Budget
 ) -> dict[int, Certificate]:
-    """The certificates by the number of the trial."""
+    """The certificates, by the number of the trial, of those that run; the others leave their shares to nobody."""
     rows = bench.holdout.certify
     scores: dict[int, np.ndarray] = {}
     for trial in finalists:
-        with _blamed_on(trial):
-            scores[trial.number] = bench.score(trial.number, workers[str(trial.number)], rows)
+        if (worker := workers.get(str(trial.number))) is not None:
+            with _blamed_on(trial):
+                scores[trial.number] = bench.score(trial.number, worker, rows)
     found: dict[int, Certificate] = {}
     apart = sequences(finalists, budget)
-    for tested in apart:
+    for chosen in apart:
+        tested = [trial.number for trial in chosen if trial.number in scores]
         made = certify_in_order(
             bench.baseline_certify,
-            [scores[trial.number] for trial in tested],
+            [scores[number] for number in tested],
             share=1 / len(apart),
-            among=len(tested) + left_out,
+            among=len(chosen),
             max_drop=budget.max_drop,
             confidence=budget.confidence,
-            finalists=len(finalists) + left_out,
+            finalists=len(finalists),
             indices=rows,
             target="original" if bench.unlabelled else "labels",
             seed=bench.holdout.seed,
             content=bench.content_sha256,
         )
-        found |= {trial.number: c for trial, c in zip(tested, made, strict=True)}
+        found |= dict(zip(tested, made, strict=True))
     return found
